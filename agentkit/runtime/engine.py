@@ -1,0 +1,67 @@
+"""The seam between the loop and a model server: one request in, chunks of the answer out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from agentkit.messages import Message, Usage
+
+__all__ = ["CallFragment", "Chunk", "Engine", "ModelSettings", "Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How the model samples. None leaves a value to the server's default (for Qwen3: its generation_config).
+
+    `thinking` is Qwen3's hard switch (`enable_thinking` of its chat template): True and False set it, None leaves it
+    alone. `extra` is merged into the request body as it is.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    max_tokens: int | None = None  # of one answer, thinking included
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    thinking: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()  # OpenAI form: {"type": "function", "function": {…}}
+    settings: ModelSettings = ModelSettings()
+    session: str | None = None  # the run's id, sent as X-Session-ID: a router keeps the run on one replica
+
+
+@dataclass(frozen=True, slots=True)
+class CallFragment:
+    """A piece of a tool call that the server itself has parsed; pieces with one index belong together."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one event of the stream brought; most fields are empty most of the time."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallFragment, ...] = ()
+    finish_reason: str | None = None  # "stop" | "tool_calls" | "length" | …
+    usage: Usage | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Something that answers requests. An engine that must be started is an async context manager as well."""
+
+    def stream(self, request: Request) -> AsyncGenerator[Chunk, None]: ...
