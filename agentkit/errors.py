@@ -9,7 +9,6 @@
   - SandboxUnavailable  nothing on this machine can isolate the code interpreter
   - UnknownTool         a tool name that nothing installed provides
   - ToolCrashed         a tool marked on_error="raise" raised; the cause is chained
-  - OutputInvalid       the model never produced a value of the asked output_type
 - ToolError             raised *by* tools; its message goes to the model, which carries on
 
 What the model gets wrong is not here: a malformed call is a `BadCall` in the history, and a limit that was
@@ -25,7 +24,6 @@ __all__ = [
     "EngineError",
     "MCPServerError",
     "ModelNotFound",
-    "OutputInvalid",
     "SandboxUnavailable",
     "ToolCrashed",
     "ToolError",
@@ -68,9 +66,6 @@ class UnknownTool(AgentkitError):
 class ToolCrashed(AgentkitError):
     """A tool marked `on_error="raise"` raised something other than `ToolError`; the cause is chained."""
 
-
-class OutputInvalid(AgentkitError):
-    """The model's answers never validated against the asked `output_type`."""
 
 
 class ToolError(Exception):

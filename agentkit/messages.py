@@ -23,6 +23,7 @@ __all__ = [
     "system",
     "to_chat",
     "user",
+    "wire",
 ]
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -150,3 +151,88 @@ def user(text: str) -> Message:
 
 def assistant(text: str) -> Message:
     return Message("assistant", (Text(text),))
+
+
+def to_chat(message: Message, reasoning_field: str | None = None) -> list[dict[str, Any]]:
+    """The message as chat-completions dicts: one, or one for each result of a tool message.
+
+    `reasoning_field` names the key under which the server reads an assistant's thoughts ("reasoning" for
+    vLLM >= 0.20, "reasoning_content" elsewhere); None leaves the thoughts out, as the Qwen3 model card asks for
+    turns before the last user message.
+    """
+    if message.role == "tool":
+        return [
+            {"role": "tool", "tool_call_id": r.call_id, **({"name": r.name} if r.name else {}), "content": r.content}
+            for r in message.results
+        ]
+    if message.role != "assistant":
+        return [{"role": message.role, "content": message.text}]
+    if message.raw is not None:  # the calls stand in the text, and so do thoughts unless the server split them off
+        content = message.raw if reasoning_field else message.raw.rpartition("</think>")[2].lstrip("\n")
+        chat: dict[str, Any] = {"role": "assistant", "content": content}
+        thoughts = message.thinking if "</think>" not in message.raw else ""
+    else:
+        bad = [p.raw for p in message.parts if isinstance(p, BadCall)]
+        chat = {"role": "assistant", "content": "\n".join([message.text, *bad] if message.text else bad)}
+        thoughts = message.thinking
+        calls = [p for p in message.parts if isinstance(p, ToolCall)]
+        if calls:
+            chat["tool_calls"] = [
+                {
+                    "id": c.id,
+                    "type": "function",
+                    "function": {
+                        "name": c.name,
+                        "arguments": c.raw or json.dumps(c.arguments, ensure_ascii=False),
+                    },
+                }
+                for c in calls
+            ]
+    if reasoning_field and thoughts:
+        chat[reasoning_field] = thoughts
+    return [chat]
+
+
+def from_chat(chat: Mapping[str, Any]) -> Message:
+    """A chat-completions dict as a Message; the inverse of `to_chat`. Raises ValueError for an unknown role."""
+    role, content = chat.get("role"), chat.get("content")
+    if isinstance(content, list):  # the multi-part form: its text parts are read
+        content = "".join(p.get("text", "") for p in content if p.get("type") == "text")
+    text = content or ""
+    if role == "tool":
+        return Message("tool", (ToolResult(chat.get("tool_call_id", ""), text, name=chat.get("name") or ""),))
+    if role == "system" or role == "user":
+        return Message(role, (Text(text),))
+    if role == "developer":  # OpenAI's newer word for it
+        return system(text)
+    if role != "assistant":
+        raise ValueError(f"a message's role is system, user, assistant or tool, not {role!r}")
+    parts: list[Part] = []
+    thoughts = chat.get("reasoning") or chat.get("reasoning_content")
+    if thoughts:
+        parts.append(Thinking(thoughts))
+    if text:
+        parts.append(Text(text))
+    for call in chat.get("tool_calls") or ():
+        function = call["function"]
+        raw = function.get("arguments") or "{}"
+        try:
+            arguments = json.loads(raw) if isinstance(raw, str) else raw
+        except ValueError:
+            arguments = None
+        if isinstance(arguments, Mapping):
+            parts.append(ToolCall(call["id"], function["name"], arguments, raw if isinstance(raw, str) else ""))
+        else:
+            parts.append(BadCall(call["id"], json.dumps(function, ensure_ascii=False), "its arguments are not a JSON object"))
+    return Message("assistant", tuple(parts))
+
+
+def wire(message: Message, reasoning_field: str | None = None) -> bytes:
+    """`to_chat` as comma-joined JSON, made once for each form and kept on the message."""
+    key = reasoning_field or ""
+    made = message._wire.get(key)
+    if made is None:
+        chats = to_chat(message, reasoning_field)
+        text = ",".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in chats)
+        made = message._wire[key] = text.encode("utf-8", "replace")  # a lone surrogate is not UTF-8
+    return made

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, overload, runtime_checkable
 
+import anyio.to_thread
+
+from agentkit.errors import ConfigError, ToolError, UnknownTool
 from agentkit.messages import Artifact
 
-__all__ = ["Tool", "ToolOutput", "Toolset"]
+__all__ = ["Notify", "Tool", "ToolOutput", "ToolRegistry", "Toolset", "closest", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,10 @@ Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[ToolOutput]]
 class Tool:
     """Something the model may call by name.
 
-    `parameters` is the JSON schema of its arguments (an object). `handler` is awaited with the arguments the model sent,
-    and checks them itself; it raises `ToolError` to say no. `timeout` is in seconds.
+    `parameters` is the JSON schema of its arguments (an object). `handler` is awaited with the arguments the model
+    sent, and checks them itself; it raises `ToolError` to say no. `timeout` is in seconds. `on_error` says what becomes
+    of any other exception: "report" tells the model and the run goes on, "raise" ends the run with `ToolCrashed`.
+    A tool made from a function is still that function to Python code: calling it calls the function.
     """
 
     name: str
@@ -37,6 +43,19 @@ class Tool:
     parameters: Mapping[str, Any]
     handler: Handler
     timeout: float | None = None
+    on_error: Literal["report", "raise"] = "report"
+    fn: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.fn is None:
+            raise TypeError(f"the tool {self.name!r} is not a Python function; only a model's call can run it")
+        return self.fn(*args, **kwargs)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool as chat-completions requests name it."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
 
 
 Notify: TypeAlias = Callable[[str], None]
@@ -54,3 +73,132 @@ class Toolset(Protocol):
     def scope(self) -> Literal["run", "agent"]: ...
 
     def open(self, notify: Notify) -> AbstractAsyncContextManager[Sequence[Tool]]: ...
+
+
+@overload
+def tool(fn: Callable[..., Any], /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    on_error: Literal["report", "raise"] = "report",
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    on_error: Literal["report", "raise"] = "report",
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Make a function a tool; its name, docstring and type hints are what the model sees.
+
+    The function may be async; a sync one runs in a worker thread. `timeout` is in seconds: a slower call is given up
+    (a thread cannot be stopped, its result is dropped). Raises `ConfigError` for a signature without a JSON schema.
+
+        @tool
+        def weather(city: str, days: int = 1) -> str:
+            \"\"\"Forecast for a city.\"\"\"
+    """
+    names = _names_around()
+
+    def make(fn: Callable[..., Any]) -> Tool:
+        return function_tool(fn, names, name=name, description=description, timeout=timeout, on_error=on_error)
+
+    return make if fn is None else make(fn)
+
+
+def _names_around() -> dict[str, Any]:
+    """The local names where `@tool` stands: annotations may use classes that a function defined."""
+    frame = inspect.currentframe()
+    caller = frame.f_back.f_back if frame and frame.f_back else None
+    return dict(caller.f_locals) if caller else {}
+
+
+def function_tool(
+    fn: Callable[..., Any],
+    names: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    on_error: Literal["report", "raise"] = "report",
+) -> Tool:
+    """`tool` without the decorator's look at where it stands: `names` are what annotations may use."""
+    from agentkit.schema import signature, to_text  # they need pydantic, which a program without tools does not
+
+    if not callable(fn):
+        raise ConfigError(f"A tool is a function, a tool's name or an MCP config, not {fn!r}.")
+    read = signature(fn, names=names)
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))
+
+    async def handler(arguments: Mapping[str, Any]) -> ToolOutput:
+        args, kwargs = read.bind(arguments)
+        if is_async:
+            value = await fn(*args, **kwargs)
+        else:
+            value = await anyio.to_thread.run_sync(lambda: fn(*args, **kwargs), abandon_on_cancel=True)
+        return value if isinstance(value, ToolOutput) else ToolOutput(to_text(value))
+
+    called = name or getattr(fn, "__name__", type(fn).__name__)
+    return Tool(called, description or read.description, read.parameters, handler, timeout, on_error, fn)
+
+
+class ToolRegistry:
+    """Installed tools by name; a tool's module is imported when the tool is first asked for.
+
+    A pack is an entry point in the group `agentkit.tools`: a mapping from names to "module:object", where the object is
+    a `Tool` or a `Toolset`.
+    """
+
+    def __init__(self) -> None:
+        self._installed: dict[str, str] | None = None
+
+    def names(self) -> list[str]:
+        return sorted(self._places())
+
+    def get(self, name: str) -> Tool | Toolset:
+        """The tool of that name. Raises `UnknownTool`, naming those there are."""
+        import pkgutil
+
+        places = self._places()
+        if name not in places:
+            hint = closest(name, places)
+            raise UnknownTool(
+                f"No tool is named {name!r}{f'; did you mean {hint!r}?' if hint else '.'} "
+                f"Installed tools: {', '.join(self.names())}."
+            )
+        found = pkgutil.resolve_name(places[name])
+        if not isinstance(found, Tool | Toolset):
+            raise ConfigError(f"The tool pack's entry {name!r} ({places[name]}) is neither a Tool nor a Toolset.")
+        return found
+
+    def _places(self) -> dict[str, str]:
+        if self._installed is None:
+            from importlib.metadata import entry_points  # slow to import; only names need it
+
+            packs = [pack.load() for pack in entry_points(group="agentkit.tools")]
+            self._installed = {name: place for pack in packs for name, place in pack.items()}
+        return self._installed
+
+
+def closest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str | None:
+    """The known name that *name* was probably meant to be."""
+    from difflib import get_close_matches
+
+    folded = {_fold(k): k for k in known}
+    match = get_close_matches(_fold(name), folded, n=1, cutoff=0.6)
+    return folded[match[0]] if match else None
+
+
+def same_name(name: str, known: Mapping[str, Any]) -> str | None:
+    """The known name that differs from *name* only in case and punctuation, if there is just one."""
+    matches = [k for k in known if _fold(k) == _fold(name)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _fold(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

@@ -1,0 +1,116 @@
+"""Reason-act: how a run begins, what to ask next, and what to say when the model goes astray. Nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentkit.messages import Message, system, user
+from agentkit.parsing import TurnParser
+from agentkit.runtime.engine import ModelSettings, Request
+from agentkit.tools import Tool
+
+__all__ = ["Limits", "Planner", "React"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a run stops, with a result that says so. None is no limit.
+
+    `max_tokens` counts prompt and answer tokens of all turns together, as the server reports them; `timeout` is in
+    seconds and begins when the first request is sent. `result_chars` is how much of one tool result the model is shown:
+    of a longer one the beginning and the end.
+    """
+
+    max_turns: int = 16
+    max_tool_calls: int | None = None
+    max_tokens: int | None = None
+    timeout: float | None = None
+    result_chars: int = 20_000
+
+
+class Planner(Protocol):
+    """Decides what the model is asked; the loop in `Agent` does the asking and runs the tools."""
+
+    def start(self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]) -> list[Message]: ...
+
+    def request(
+        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
+    ) -> Request: ...
+
+    def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser: ...
+
+
+@dataclass(frozen=True, slots=True)
+class React:
+    """Think, call tools, look at the results, repeat until the model answers without a call.
+
+    `guidance` is put before the instructions when there are tools. Dates and other things that change stay out of it: a
+    prompt that begins the same each time is read from the server's prefix cache.
+    """
+
+    guidance: str = (
+        "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
+        "would have to guess, call it. If the request has several parts, call the tool that each part needs. "
+        "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
+    )
+
+    def start(self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]) -> list[Message]:
+        parts = [self.guidance] if tools else []
+        given = [m.text for m in task if m.role == "system"]
+        parts += [text for text in (instructions, *given) if text]
+        head = [system("\n\n".join(parts))] if parts else []
+        return head + [m for m in task if m.role != "system"]
+
+    def request(
+        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
+    ) -> Request:
+        return Request(tuple(history), [t.schema for t in tools], settings, session)
+
+    def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser:
+        return TurnParser(tools, call_prefix=f"call_{turn}")
+
+
+# What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.
+
+
+def unreadable(reason: str) -> str:
+    return (
+        f"That tool call could not be read: {reason}. Write the whole call again, as\n"
+        '<tool_call>\n{"name": "<tool>", "arguments": {<its arguments as JSON>}}\n</tool_call>'
+    )
+
+
+def no_such_tool(name: str, hint: str | None, tools: Mapping[str, Tool]) -> str:
+    if not tools:
+        return f"There is no tool {name!r}: no tools can be called now. Answer the user in plain text."
+    meant = f" Did you mean {hint!r}?" if hint else ""
+    return (
+        f"There is no tool {name!r}.{meant} The tools are: {', '.join(tools)}. "
+        "If none of them helps, answer the user in plain text."
+    )
+
+
+REPEATED = (
+    "(This is the same call with the same arguments as before. You have its result. "
+    "Do something else, or answer the user now.)"
+)
+
+EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."
+
+
+def answer_as(schema: str) -> str:
+    """Added to the instructions when the caller wants a typed answer."""
+    return (
+        "When you have the answer, reply with nothing but a JSON value that is valid against this JSON schema:\n"
+        f"{schema}"
+    )
+
+
+def wrong_output(reason: str) -> str:
+    return f"That is not a valid answer: {reason}. Reply again, with nothing but the corrected JSON value."
+
+
+def ask_again(text: str) -> Message:
+    return user(text)

@@ -1,0 +1,336 @@
+"""The small process that owns one model server: starts it, waits until it is ready, stops it when nobody needs it.
+
+A server that stays warm between runs outlives the run that started it, so a run cannot be its owner. The keeper is.
+Who needs the server holds a *lease*: an open connection to the keeper's socket. The kernel closes it when the holder
+dies, however it dies. Once the last lease is gone the server is kept for `keep_alive` seconds, then stopped, and the
+keeper ends. Should the keeper be killed, the kernel kills the server with it.
+
+Run by `agentkit.runtime.server` as `python -I -S keeper.py`: it imports nothing of agentkit and little of the
+standard library, so that it starts in milliseconds and stays small. Its standard input is the first lease, the first
+line on it says what to run. Lines of JSON both ways:
+
+    client: {"op": "lease", "keep_alive": s} | {"op": "status"} | {"op": "stop"}
+    keeper: {"event": "listening"} | {"event": "ready", …} | {"event": "status", …} | {"event": "stopped"}
+            {"event": "failed" | "died", "code": exit code or null, "tail": last log lines}   then the connection ends
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+_POLL = 0.1  # seconds between two looks at a server that is loading
+_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
+_TAIL = 4000  # bytes of the log that go into an error
+_PORTS = 3  # tries when another process took the port in the moment between choosing and binding it
+
+
+class _Keeper:
+    def __init__(self, first: socket.socket, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.leases: dict[socket.socket, None] = {}
+        self.clients: dict[socket.socket, bytes] = {}  # -> what of a line has come so far
+        self.keep_alive = float(spec["keep_alive"])
+        self.idle_since = self.started = time.monotonic()
+        self.ready = False
+        self.pid = 0
+        self.port = 0
+        self.tries = 0
+        # the lock says "in use" to whoever sweeps up what a killed keeper left
+        self.alive = os.open(os.path.join(spec["dir"], "alive"), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self.alive, fcntl.LOCK_EX)
+        self.selector = selectors.DefaultSelector()
+        wake, wakeup = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(wakeup, False)
+        self.wake = wake
+        signal.set_wakeup_fd(wakeup)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # seen in the loop, through the wakeup pipe
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self.selector.register(wake, selectors.EVENT_READ)
+        self.listener: socket.socket | None = None
+        if spec["shared"]:
+            self.listener = socket.socket(socket.AF_UNIX)
+            self.listener.bind(os.path.join(spec["dir"], "socket"))
+            self.listener.listen(64)
+            self.listener.setblocking(False)
+            self.selector.register(self.listener, selectors.EVENT_READ)
+        self.welcome(first)
+        self.leases[first] = None
+        self.send(first, {"event": "listening"})
+
+    # the server
+
+    def start(self) -> None:
+        with socket.socket() as probe:  # the system names a free port
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.tries += 1
+
+        def fill(text: str) -> str:
+            filled = text.replace("{port}", str(self.port)).replace("{api_key}", self.spec["api_key"])
+            return filled.replace("{dir}", self.spec["dir"])
+
+        for name, text in self.spec["files"].items():
+            path = os.path.join(self.spec["dir"], name)
+            with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+                file.write(fill(text))
+        argv = [fill(part) for part in self.spec["argv"]]
+        env = {name: fill(value) for name, value in self.spec["env"].items()}
+        log = os.open(self.spec["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND, 0o600)
+        keeper = os.getpid()
+        self.pid = os.fork()
+        if not self.pid:
+            _become(argv, env, log, keeper)
+        os.close(log)
+
+    def look(self) -> bool:
+        """Whether the server answers its ready path; asked of it directly, a client library would weigh too much."""
+        request = (
+            f"GET {self.spec['ready_path']} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Authorization: Bearer {self.spec['api_key']}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(request.encode())
+                status = connection.recv(64).split(b" ", 2)
+        except OSError:
+            return False
+        return len(status) > 1 and status[1] == b"200"
+
+    def exit_code(self) -> int | None:
+        """The server's exit code (negative: the signal that killed it); None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def stop_server(self) -> None:
+        if not self.pid:
+            return
+        group = self.pid
+        _kill(group, signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE
+        while self.exit_code() is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                _kill(group, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                self.pid = 0
+                break
+            self.selector.select(left)  # SIGCHLD ends the wait
+            self.signals()
+            for client in [c for c in self.clients if c.fileno() >= 0]:  # nothing more is read from them
+                if client in self.selector.get_map():
+                    self.selector.unregister(client)
+        _kill(group, signal.SIGKILL)  # what it may have started
+
+    def tail(self) -> str:
+        try:
+            with open(self.spec["log"], "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+                return file.read().decode("utf-8", "replace")
+        except OSError as exc:
+            return f"(the log cannot be read: {exc})"
+
+    # its clients
+
+    def welcome(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        self.clients[client] = b""
+        self.selector.register(client, selectors.EVENT_READ)
+
+    def send(self, client: socket.socket, message: dict[str, Any]) -> None:
+        try:
+            client.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:  # gone, or it reads nothing: then it is of no use either
+            self.drop(client)
+
+    def drop(self, client: socket.socket) -> None:
+        if self.clients.pop(client, None) is None:
+            return
+        if client in self.selector.get_map():
+            self.selector.unregister(client)
+        client.close()
+        if client in self.leases:
+            del self.leases[client]
+            self.idle_since = time.monotonic()
+
+    def read(self, client: socket.socket) -> None:
+        try:
+            data = client.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or len(self.clients[client]) > 65536:
+            return self.drop(client)
+        *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
+        for line in lines:
+            try:
+                message = json.loads(line)
+                op = message["op"]
+            except (ValueError, TypeError, KeyError):
+                return self.drop(client)
+            if op == "lease":
+                self.keep_alive = float(message["keep_alive"])  # the latest wish counts
+                self.leases[client] = None
+                if self.ready:
+                    self.send(client, self.greeting())
+            elif op == "status":
+                self.send(client, self.status())
+            elif op == "stop":
+                self.end({"event": "stopped"})
+
+    def greeting(self) -> dict[str, Any]:
+        return {**self.status(), "event": "ready", "api_key": self.spec["api_key"]}
+
+    def status(self) -> dict[str, Any]:
+        idle = None if self.leases else time.monotonic() - self.idle_since
+        return {
+            "event": "status",
+            "id": os.path.basename(self.spec["dir"]),
+            **{name: self.spec[name] for name in ("engine", "model", "weights", "log")},
+            "url": f"http://127.0.0.1:{self.port}{self.spec['base_path']}",
+            "pid": self.pid,
+            "keeper_pid": os.getpid(),
+            "ready": self.ready,
+            "leases": len(self.leases),
+            "age": time.monotonic() - self.started,
+            "expires_in": None if idle is None else max(0.0, self.keep_alive - idle),
+        }
+
+    # the loop
+
+    def signals(self) -> bytes:
+        try:
+            return os.read(self.wake, 512)
+        except BlockingIOError:
+            return b""
+
+    def run(self) -> NoReturn:
+        self.start()
+        deadline = time.monotonic() + float(self.spec["ready_timeout"])
+        while True:
+            now = time.monotonic()
+            if self.leases:
+                wait = 3600.0
+            elif self.ready:
+                wait = min(self.idle_since + self.keep_alive - now, 3600.0)
+                if wait <= 0:
+                    self.end({"event": "stopped"})
+            else:  # nobody waits for it any more
+                self.end({"event": "stopped"})
+            for key, _ in self.selector.select(wait if self.ready else min(wait, _POLL)):
+                if key.fileobj is self.listener and self.listener is not None:
+                    try:
+                        self.welcome(self.listener.accept()[0])
+                    except OSError:
+                        continue
+                elif key.fileobj == self.wake:
+                    if signal.SIGTERM in self.signals():
+                        self.end({"event": "stopped"})
+                elif isinstance(key.fileobj, socket.socket) and key.fileobj in self.clients:
+                    self.read(key.fileobj)
+            code = self.exit_code()
+            if code is not None:
+                tail = self.tail()
+                if not self.ready and self.tries < _PORTS and "address already in use" in tail.lower():
+                    self.start()
+                    continue
+                self.end({"event": "died" if self.ready else "failed", "code": code, "tail": tail})
+            if not self.ready:
+                if self.look():
+                    self.ready = True
+                    for client in list(self.leases):
+                        self.send(client, self.greeting())
+                elif time.monotonic() > deadline:
+                    self.end({"event": "failed", "code": None, "tail": self.tail()})
+
+    def end(self, last_word: dict[str, Any]) -> NoReturn:
+        # first out of sight, so that a new run starts a server of its own rather than lean on this one
+        if self.listener is not None:
+            self.selector.unregister(self.listener)
+        _remove(self.spec["dir"])
+        if self.listener is not None:
+            self.listener.close()
+        self.stop_server()
+        for client in list(self.clients):
+            self.send(client, last_word)
+        os._exit(0)
+
+
+def _become(argv: list[str], env: dict[str, str], log: int, keeper: int) -> NoReturn:
+    """In the forked child: turn into the server."""
+    try:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        if sys.platform == "linux":
+            import ctypes  # only here: the keeper itself stays smaller without it
+
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never without its keeper
+            if os.getppid() != keeper:
+                os._exit(1)
+        os.chdir("/")
+        os.execvpe(argv[0], argv, env)
+    except BaseException as exc:
+        os.write(2, f"cannot run {argv[0]}: {exc}\n".encode())
+    os._exit(127)
+
+
+def _kill(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _remove(directory: str) -> None:
+    for name in sorted(os.listdir(directory), reverse=True):
+        os.unlink(os.path.join(directory, name))
+    os.rmdir(directory)
+
+
+def _first_line(first: socket.socket) -> dict[str, Any] | None:
+    line = b""
+    while not line.endswith(b"\n"):
+        data = first.recv(65536)
+        if not data:
+            return None  # the client died before it said what to run
+        line += data
+    spec: dict[str, Any] = json.loads(line)
+    return spec
+
+
+def main() -> None:
+    if os.fork():  # not a child of the client: it need not reap what may outlive it
+        os._exit(0)
+    os.setsid()
+    first = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    spec = _first_line(first)
+    if spec is None:
+        return
+    try:
+        _Keeper(first, spec).run()
+    except OSError as exc:  # no space for its files, no more processes, …
+        first.setblocking(True)
+        first.sendall(json.dumps({"event": "failed", "code": None, "tail": "", "why": str(exc)}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
