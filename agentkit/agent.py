@@ -17,18 +17,15 @@ import anyio
 from agentkit import planner as words
 from agentkit.errors import AgentkitError, ConfigError, ToolCrashed, ToolError
 from agentkit.events import (
-    CallReady,
     Event,
     Notice,
-    TextDelta,
-    ThinkingDelta,
     ToolFinished,
     ToolStarted,
     TurnStarted,
 )
 from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, from_chat, user
 from agentkit.planner import Limits, Planner, React
-from agentkit.runtime.engine import Engine, ModelSettings
+from agentkit.runtime.engine import Engine, ModelSettings, recommended
 from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, closest, function_tool, same_name
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
@@ -106,12 +103,12 @@ class _Open:
 class Agent(Generic[OutputT]):
     """A model with tools, asked to do a task.
 
-    `model` is a name ("qwen3-4b", "demo"), a path to a .gguf file, a server ("http://127.0.0.1:8000/v1", or with the name
+    `model` is a name ("qwen3-4b", the default; "demo"), a path to a .gguf file, a server ("http://127.0.0.1:8000/v1", or with the name
     of one of its models "Qwen3-4B@http://127.0.0.1:8000/v1"), or an `Engine`.
     `tools` mixes Python functions, names of installed tools ("code_interpreter"), `Tool`s, `Toolset`s and MCP
     configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, or such mappings.
     `output_type` is what the answer must be: a pydantic model, a dataclass, or any type pydantic can validate.
-    `settings` are the model's sampling settings; None takes what the model's card recommends.
+    `settings` are the model's sampling settings; what they leave open is as the model's card recommends.
 
     `run` and `stream` open what they need and put it away. Inside `async with agent:` the model and the MCP servers stay
     open between runs. Runs may be concurrent.
@@ -119,19 +116,19 @@ class Agent(Generic[OutputT]):
 
     def __init__(
         self,
-        model: str | Engine = "qwen3-4b",
+        model: str | Engine | None = None,
         *,
         instructions: str | None = None,
         tools: Sequence[AnyTool] = (),
         mcp: Any = (),
         output_type: type[OutputT] = cast("type[OutputT]", str),
         limits: Limits = Limits(),
-        settings: ModelSettings | None = None,
+        settings: ModelSettings = ModelSettings(),
         planner: Planner | None = None,
     ) -> None:
         self.limits = limits
         self.planner = planner or React()
-        self._settings = settings
+        self.settings = settings
         self._instructions = instructions
         self._validate: Callable[[Any], Any] | None = None
         if output_type is not str:
@@ -141,7 +138,7 @@ class Agent(Generic[OutputT]):
             ask = words.answer_as(json.dumps(schema, ensure_ascii=False))
             self._instructions = f"{instructions}\n\n{ask}" if instructions else ask
         self._model = model
-        self._tools = _resolve(tools, mcp)
+        self._tools = resolve_tools(tools, mcp)
         self._opened: _Open | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -157,6 +154,11 @@ class Agent(Generic[OutputT]):
         self._opened, stack, self._stack = None, self._stack, None
         if stack is not None:
             await stack.__aexit__(kind, exc, tb)
+
+    @property
+    def open_tools(self) -> Sequence[Tool]:
+        """The tools that are open inside `async with agent:`; those that are opened anew for each run are not here."""
+        return self._opened.tools if self._opened else ()
 
     def run_sync(self, task: Task) -> RunResult[OutputT]:
         """`run` for programs that are not async."""
@@ -205,7 +207,7 @@ class Agent(Generic[OutputT]):
         with _one_error():
             async with AsyncExitStack() as stack:
                 engine = self._model
-                if isinstance(engine, str):
+                if engine is None or isinstance(engine, str):
                     from agentkit.runtime import connect
 
                     engine = connect(engine, notices.append)
@@ -224,7 +226,7 @@ class Agent(Generic[OutputT]):
         self, task: Sequence[Message], engine: Engine, tools: dict[str, Tool], emit: Emit
     ) -> RunResult[OutputT]:
         limits, run = self.limits, _Progress(session=secrets.token_hex(8))
-        settings = self._settings or getattr(engine, "settings", None) or ModelSettings()
+        settings = recommended(getattr(engine, "model", None) or "", self.settings)
         history = self.planner.start(task, self._instructions, tuple(tools.values()))
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[OutputT]:
@@ -392,7 +394,7 @@ def _conversation(task: Task) -> list[Message]:
         raise ConfigError(f"The task holds something that is not a chat message: {exc}.") from exc
 
 
-def _resolve(tools: Sequence[AnyTool], mcp: Any) -> list[Tool | Toolset]:
+def resolve_tools(tools: Sequence[AnyTool], mcp: Any = ()) -> list[Tool | Toolset]:
     """Each entry of `tools` as a Tool or Toolset; all MCP configuration together as one set."""
     registry, resolved = ToolRegistry(), list[Tool | Toolset]()
     sources: list[Any] = [mcp] if isinstance(mcp, str | Mapping) or hasattr(mcp, "__fspath__") else list(mcp)

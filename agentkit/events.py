@@ -9,6 +9,7 @@ from typing import TypeAlias
 from agentkit.messages import BadCall, Part, Text, Thinking, ToolCall, ToolResult
 
 __all__ = [
+    "CallFragment",
     "CallReady",
     "Event",
     "Notice",
@@ -20,6 +21,16 @@ __all__ = [
     "TurnStarted",
     "assemble",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class CallFragment:
+    """A piece of a tool call that the server itself has parsed; pieces with one index belong together."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)

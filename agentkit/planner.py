@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentkit.messages import Message, system, user
-from agentkit.parsing import TurnParser
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from agentkit.parsing import TurnParser
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
 
@@ -58,10 +60,12 @@ class React:
 
     def start(self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]) -> list[Message]:
         parts = [self.guidance] if tools else []
-        given = [m.text for m in task if m.role == "system"]
-        parts += [text for text in (instructions, *given) if text]
-        head = [system("\n\n".join(parts))] if parts else []
-        return head + [m for m in task if m.role != "system"]
+        if instructions:
+            parts.append(instructions)
+        ours = "\n\n".join(parts)
+        given = [m.text for m in task if m.role == "system" and m.text != ours]  # a conversation taken up again has ours
+        head = "\n\n".join(part for part in (ours, *given) if part)
+        return [*([system(head)] if head else []), *(m for m in task if m.role != "system")]
 
     def request(
         self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
@@ -69,6 +73,8 @@ class React:
         return Request(tuple(history), [t.schema for t in tools], settings, session)
 
     def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser:
+        from agentkit.parsing import TurnParser
+
         return TurnParser(tools, call_prefix=f"call_{turn}")
 
 

@@ -1,4 +1,4 @@
-"""MCP servers as tools: config files in, opened servers out. The SDK is imported when a server is first opened."""
+"""MCP servers as tools: config files in, opened servers out. The SDK is imported when one is first opened."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from agentkit.errors import MCPServerError
 
 __all__ = ["environment", "find_command"]
 
-# A server sees HOME, LOGNAME, PATH, SHELL, TERM and USER (the SDK's choice), what its config says under "env", and
-# these: where certificates lie, how text and time are written, where files go. None of them carries a secret.
-# Proxies and package indexes may hold a password, so they have to be named: "env": {"HTTPS_PROXY": "${HTTPS_PROXY}"}.
+# A server sees HOME, LOGNAME, PATH, SHELL, TERM and USER (the SDK's choice), what its config says under
+# "env", and these: where certificates lie, how text and time are written, where files go. None of them
+# carries a secret. Proxies and package indexes may hold a password, so they have to be named: "env":
+# {"HTTPS_PROXY": "${HTTPS_PROXY}"}.
 PASSED_ON = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -48,15 +49,16 @@ VALUE_OPTIONS = {
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What a server's process gets on top of the SDK's few variables; `own` is its config's `env` and wins."""
+    """What a server's process gets on top of the SDK's few variables; `own` is its config's `env` and
+    wins."""
     return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | dict(own)
 
 
 def find_command(command: str, args: Sequence[str], env: Mapping[str, str]) -> tuple[str, list[str]]:
     """The program to run and its arguments.
 
-    A command is looked up on PATH (`env`'s, if it sets one), then beside this Python. Where `uvx` or `npx` is not
-    installed but the package they would run is, that is run instead; `python` may be this Python.
+    A command is looked up on PATH (`env`'s, if it sets one), then beside this Python. Where `uvx` or `npx`
+    is not installed but the package they would run is, that is run instead; `python` may be this Python.
 
     Raises `MCPServerError` when there is nothing to run.
     """
@@ -89,7 +91,7 @@ def _program(name: str, path: str | None) -> str | None:
 
 
 def _package(args: Sequence[str]) -> tuple[str, list[str]]:
-    """The program that `uvx ARGS` or `npx ARGS` would run, without scope and version, and its own arguments."""
+    """The program that `uvx ARGS` or `npx ARGS` would run, without scope and version, and its arguments."""
     rest = list(args)
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)

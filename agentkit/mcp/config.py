@@ -2,12 +2,13 @@
 
 Two forms are read, with // and /* */ comments and trailing commas allowed:
 
-    {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}}      Claude, Cursor, Qwen-Agent, …
-    {"servers": {"docs": {"type": "http", "url": "https://example.org/mcp"}}}      VS Code
+    {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}}    Claude, Cursor, Qwen-Agent, …
+    {"servers": {"docs": {"type": "http", "url": "https://example.org/mcp"}}}    VS Code
 
-`${VAR}`, `${VAR:-default}` and `${env:VAR}` stand for environment variables in command, args, env, url, headers and cwd.
-A server runs in the current directory unless it has a `cwd`. A relative `cwd`, and a command with a slash in it, are
-relative to the folder of the config file (in a mapping: to the current directory); args are passed as they are.
+`${VAR}`, `${VAR:-default}` and `${env:VAR}` stand for environment variables in command, args, env, url,
+headers and cwd. A server runs in the current directory unless it has a `cwd`. A relative `cwd`, and a
+command with a slash in it, are relative to the folder of the config file (in a mapping: to the current
+directory); args are passed as they are.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ TIMEOUT = 60.0  # seconds
 class ServerSpec:
     """One MCP server: how to start or reach it, and which of its tools to take.
 
-    `startup_timeout` bounds start, handshake and tool listing, `tool_timeout` each call; both in seconds. `include` and
-    `exclude` are globs on the server's own tool names; an empty `include` takes all. `mode` is how the protocol version is
-    agreed: "auto" asks for the newest, "legacy" starts with the handshake of 2025-11-25 and before.
+    `startup_timeout` bounds start, handshake and tool listing, `tool_timeout` each call; both in seconds.
+    `include` and `exclude` are globs on the server's own tool names; an empty `include` takes all. `mode`
+    is how the protocol version is agreed: "auto" asks for the newest, "legacy" starts with the handshake of
+    2025-11-25 and before.
     """
 
     name: str
@@ -82,7 +84,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> tuple[ServerSpec, ...
     Raises `ConfigError`, which names the file, the server and the key.
     """
     if isinstance(source, Mapping):
-        where, folder, config = "MCP config", Path.cwd(), dict(source)
+        where, folder, config = "MCP config", Path.cwd(), source
     else:
         path = Path(source).expanduser()
         where, folder, config = str(source), path.parent.absolute(), _read(path, str(source))
@@ -124,7 +126,7 @@ def _read(path: Path, where: str) -> Mapping[str, Any]:
 
 
 def _plain_json(text: str) -> str:
-    """Comments and trailing commas become spaces, so that lines and columns in errors stay those of the file."""
+    """Comments and trailing commas become spaces, so that errors still name the file's lines and columns."""
 
     def blank(match: re.Match[str]) -> str:
         found = match[0]
@@ -136,14 +138,15 @@ def _plain_json(text: str) -> str:
 
 
 class _Settings:
-    """The keys of one server, each taken once under whichever of its names it has; what is left over is unknown."""
+    """The keys of one server, each taken once under any of its names; what is left over is unknown."""
 
     def __init__(self, where: str, entry: Mapping[str, Any]) -> None:
         self.where = where
         self.left = {str(key): value for key, value in entry.items()}
 
     def take(self, *names: str) -> tuple[str, Any]:
-        """The first of `names` that is set, and its value; the others go with it. An unset or null key is None."""
+        """The first of `names` that is set, and its value; the others go with it. Null is as good as
+        unset."""
         found = [(name, self.left.pop(name)) for name in names if name in self.left]
         return next((pair for pair in found if pair[1] is not None), (names[0], None))
 

@@ -33,8 +33,8 @@ from agentkit.tools import Notify
 
 __all__ = ["Connection"]
 
-# The SDK logs what a server writes wrongly, with tracebacks; a program that set up logging still gets it all, but
-# one that did not must not have it on its terminal.
+# The SDK logs what a server writes wrongly, with tracebacks; a program that set up logging still gets it
+# all, but one that did not must not have it on its terminal.
 logging.getLogger("mcp").addHandler(logging.NullHandler())
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -81,8 +81,8 @@ class _Link:
 class Connection:
     """One server, started by `start` and again by the next call after it was lost. Any task may call.
 
-    The SDK's client must be left by the task that entered it, and cancels that task when its transport fails. So each
-    connection has an owner task of its own, in `owners`, that does nothing else.
+    The SDK's client must be left by the task that entered it, and cancels that task when its transport
+    fails. So each connection has an owner task of its own, in `owners`, that does nothing else.
     """
 
     def __init__(self, spec: ServerSpec, owners: TaskGroup, notify: Notify) -> None:
@@ -113,8 +113,9 @@ class Connection:
     ) -> types.CallToolResult:
         """Call a tool by the server's own name for it, restarting a server that was lost.
 
-        A call that may have reached a server is repeated, once, only if it is `repeatable`. Raises `MCPServerError`
-        when the server is lost, silent or cannot be started, and `ToolError` for its own error answers.
+        A call that may have reached a server is repeated, once, only if it is `repeatable`. Raises
+        `MCPServerError` when the server is lost, silent or cannot be started, and `ToolError` for its own
+        error answers.
         """
         may_repeat = repeatable
         may_renew = True
@@ -324,7 +325,8 @@ PROBLEMS = "agentkit/problems"
 
 
 class _Incoming:
-    """A transport's messages on their way to the SDK's client: tool listings are mended, the end is noticed."""
+    """A transport's messages on their way to the SDK's client: tool listings are mended, the end is
+    noticed."""
 
     def __init__(self, stream: Any, link: _Link) -> None:
         self._stream = stream

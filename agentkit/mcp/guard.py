@@ -1,11 +1,12 @@
-"""Runs one command and leaves no process behind: not when the host is killed, not when the command ignores EOF.
+"""Runs one command and leaves no process behind, even when the host is killed or the command ignores EOF.
 
     python -I -S guard.py HOST_PID COMMAND [ARG…]
 
-Every stdio server is started through this file. The command gets our stdin, stdout and stderr and talks to the host
-directly; we only wait. Once the command has ended, the host is gone or SIGTERM has come, everything the command started
-is ended too, daemons included: as a "child subreaper" we inherit what its children leave behind. Linux only, standard
-library only, and it imports little: its start is on the path of every server's start.
+Every stdio server is started through this file. The command gets our stdin, stdout and stderr and talks to
+the host directly; we only wait. Once the command has ended, the host is gone or SIGTERM has come,
+everything the command started is ended too, daemons included: as a "child subreaper" we inherit what its
+children leave behind. Linux only, standard library only, and it imports little: its start is on the path of
+every server's start.
 """
 
 import ctypes
@@ -91,7 +92,7 @@ def main() -> int:
 
 
 def _wait(poller: select.poll, wake: int, child: int, *, until_alone: bool = False) -> "int | None":
-    """Wait GRACE seconds at most for the command, or for everything it started; its exit status if it ended."""
+    """Wait up to GRACE seconds for the command, or for all it started; its exit status if it ended."""
     deadline = time.monotonic() + GRACE
     status = None
     while (left := deadline - time.monotonic()) > 0:

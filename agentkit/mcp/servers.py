@@ -28,9 +28,9 @@ class MCPServers:
 
         async with MCPServers("mcp_configs/time.json").open(print) as tools: ...
 
-    Servers start side by side, and one that does not start is told to `notify` while the others serve. Of two servers
-    with one name the later wins. A tool keeps its name where no other server has it, else it is `server__tool`.
-    Raises `ConfigError` at once for a config that cannot be used.
+    Servers start side by side, and one that does not start is told to `notify` while the others serve. Of
+    two servers with one name the later wins. A tool keeps its name where no other server has it, else it is
+    `server__tool`. Raises `ConfigError` at once for a config that cannot be used.
     """
 
     scope: Literal["run", "agent"] = "agent"

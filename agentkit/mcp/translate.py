@@ -27,8 +27,9 @@ RESULT_CHARS = 100_000  # of a result's text; more is cut from its middle
 def mend_listing(tools: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """A server's raw tool list reduced to what we use and made valid, and a sentence for each tool dropped.
 
-    The SDK refuses a whole listing, and then every call, for one tool that is off the schema. Output schemas are left
-    out: we promise nothing about them, and the SDK turns a result that strays from one into an error.
+    The SDK refuses a whole listing, and then every call, for one tool that is off the schema. Output
+    schemas are left out: we promise nothing about them, and the SDK turns a result that strays from one
+    into an error.
     """
     mended = []
     problems = []
@@ -84,7 +85,8 @@ VALUES = {"default", "const", "enum", "examples"}
 
 
 def clean_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool's input schema as model APIs take it: always an object with properties, `$schema` and titles left out."""
+    """A tool's input schema as model APIs take it: an object with properties, without `$schema` and
+    titles."""
     cleaned: dict[str, Any] = {"type": "object", "properties": {}} | _without_titles(schema)
     cleaned["type"] = "object"
     if not isinstance(cleaned["properties"], dict):

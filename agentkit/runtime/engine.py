@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
+from agentkit.events import CallFragment
 from agentkit.messages import Message, Usage
 
-__all__ = ["CallFragment", "Chunk", "Engine", "ModelSettings", "Request"]
+__all__ = ["Chunk", "Engine", "ModelSettings", "Request", "recommended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +32,33 @@ class ModelSettings:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+# From the Qwen3 model card, "Best Practices". Greedy decoding is what it warns of when the model thinks.
+_THINKING = ModelSettings(temperature=0.6, top_p=0.95, top_k=20, min_p=0.0)
+_NOT_THINKING = ModelSettings(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0)
+# A 1.5B model that is to write calls, not prose: the likeliest token is the right one.
+_DEMO = ModelSettings(temperature=0.0)
+
+
+def recommended(model: str, given: ModelSettings) -> ModelSettings:
+    """*given*, with what it leaves open as the card of *model* recommends; unknown models are left to their server."""
+    name = model.lower()
+    if "qwen3" in name:
+        thinks = given.thinking is not False and "instruct" not in name
+        preset = _THINKING if thinks else _NOT_THINKING
+    elif name == "demo":
+        preset = _DEMO
+    else:
+        return given
+    gaps = {f.name: getattr(preset, f.name) for f in fields(given) if getattr(given, f.name) is None}
+    return replace(given, **gaps)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] = ()  # OpenAI form: {"type": "function", "function": {…}}
     settings: ModelSettings = ModelSettings()
     session: str | None = None  # the run's id, sent as X-Session-ID: a router keeps the run on one replica
-
-
-@dataclass(frozen=True, slots=True)
-class CallFragment:
-    """A piece of a tool call that the server itself has parsed; pieces with one index belong together."""
-
-    index: int
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)

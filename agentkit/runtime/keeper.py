@@ -120,6 +120,8 @@ class _Keeper:
             return
         group = self.pid
         _kill(group, signal.SIGTERM)
+        for client in self.clients:  # nothing more is read from them
+            self.selector.unregister(client)
         deadline = time.monotonic() + _GRACE
         while self.exit_code() is None:
             left = deadline - time.monotonic()
@@ -130,9 +132,6 @@ class _Keeper:
                 break
             self.selector.select(left)  # SIGCHLD ends the wait
             self.signals()
-            for client in [c for c in self.clients if c.fileno() >= 0]:  # nothing more is read from them
-                if client in self.selector.get_map():
-                    self.selector.unregister(client)
         _kill(group, signal.SIGKILL)  # what it may have started
 
     def tail(self) -> str:
@@ -173,6 +172,8 @@ class _Keeper:
             return
         except OSError:
             data = b""
+        if not data and list(self.leases) == [client] and not (self.ready and self.keep_alive > 0):
+            self.end({"event": "stopped"})  # which its last holder may still be waiting to hear
         if not data or len(self.clients[client]) > 65536:
             return self.drop(client)
         *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
@@ -261,7 +262,12 @@ class _Keeper:
         # first out of sight, so that a new run starts a server of its own rather than lean on this one
         if self.listener is not None:
             self.selector.unregister(self.listener)
-        _remove(self.spec["dir"])
+        try:
+            for name in os.listdir(self.spec["dir"]):
+                os.unlink(os.path.join(self.spec["dir"], name))
+            os.rmdir(self.spec["dir"])
+        except OSError:
+            pass  # swept up by the next start
         if self.listener is not None:
             self.listener.close()
         self.stop_server()
@@ -299,12 +305,6 @@ def _kill(group: int, number: int) -> None:
         pass
 
 
-def _remove(directory: str) -> None:
-    for name in sorted(os.listdir(directory), reverse=True):
-        os.unlink(os.path.join(directory, name))
-    os.rmdir(directory)
-
-
 def _first_line(first: socket.socket) -> dict[str, Any] | None:
     line = b""
     while not line.endswith(b"\n"):
@@ -329,7 +329,9 @@ def main() -> None:
         _Keeper(first, spec).run()
     except OSError as exc:  # no space for its files, no more processes, …
         first.setblocking(True)
-        first.sendall(json.dumps({"event": "failed", "code": None, "tail": "", "why": str(exc)}).encode() + b"\n")
+        first.sendall(
+            json.dumps({"event": "failed", "code": None, "tail": "", "why": str(exc)}).encode() + b"\n"
+        )
 
 
 if __name__ == "__main__":

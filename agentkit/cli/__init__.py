@@ -1,0 +1,321 @@
+"""The `agentkit` command: run, chat, model, tools, mcp, doctor. What each needs is imported when it is called."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["main"]
+
+ANSWERED, ERROR, USAGE, LIMIT = 0, 1, 2, 3  # exit codes; click itself exits with 2 for wrong usage
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(None, "-V", "--version", package_name="agentkit")
+def main() -> None:
+    """Tool-using agents on a local model.
+
+    \b
+    agentkit run -t code_interpreter "What is the 1000th prime?"
+    agentkit run --mcp mcp_configs/time.json "What time is it in Tokyo?"
+    agentkit chat
+    agentkit doctor
+    """
+
+
+def command(group: click.Group, *args: Any, **kwargs: Any) -> Callable[[_F], click.Command]:
+    """A click command with `--debug`, whose AgentkitErrors are one sentence on stderr and exit code 1."""
+
+    def make(fn: _F) -> click.Command:
+        @functools.wraps(fn)
+        def guarded(*a: Any, debug: bool, **k: Any) -> None:
+            from agentkit.errors import AgentkitError
+
+            try:
+                code = fn(*a, **k)
+            except KeyboardInterrupt:
+                sys.exit(130)  # as a shell reports a process that SIGINT ended
+            except (AgentkitError, OSError) as exc:
+                if debug:
+                    raise
+                if k.get("as_json"):
+                    click.echo(json.dumps({"error": str(exc)}, ensure_ascii=False))
+                click.echo(f"agentkit: {_sentence(exc)}", err=True)
+                sys.exit(ERROR)
+            sys.exit(code or ANSWERED)
+
+        debugged = click.option("--debug", is_flag=True, envvar="AGENTKIT_DEBUG", help="Show tracebacks.")(guarded)
+        return group.command(*args, **kwargs)(debugged)
+
+    return make
+
+
+def _sentence(exc: BaseException) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        where = f" ({exc.filename})" if exc.filename else ""
+        return f"{exc.strerror}{where}."
+    return str(exc)
+
+
+def in_loop(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    import anyio
+
+    return anyio.run(main)
+
+
+def seconds(value: str) -> float:
+    """A duration: `300`, `90s`, `10m`, `1h`; `0` is none."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (value[:-1], units[value[-1]]) if value[-1:] in units else (value, 1)
+    result = float(number) * unit
+    if not 0 <= result < 1e9:
+        raise ValueError(value)
+    return result
+
+
+class Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else seconds(value)
+        except ValueError:
+            self.fail(f"{value!r} is no duration; write 300, 90s, 10m or 1h", param, ctx)
+
+
+def agent_options(fn: _F) -> _F:
+    """What `run` and `chat` have in common."""
+    for option in reversed(
+        [
+            click.option("-m", "--model", envvar="AGENTKIT_MODEL", help="Name, .gguf path, URL, or NAME@URL.  [default: qwen3-4b]"),
+            click.option("-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."),
+            click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="An MCP config file."),
+            click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
+            click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
+            click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature."),
+            click.option("--max-turns", type=click.IntRange(1), default=16, show_default=True),
+            click.option("--timeout", type=Duration(), help="Longest time for a run, such as 90s or 10m."),
+            click.option("--keep-alive", type=Duration(), default="5m", show_default=True,
+                         help="How long a model server that was started stays warm."),
+        ]
+    ):
+        fn = option(fn)
+    return fn
+
+
+def make_agent(
+    *,
+    model: str | None,
+    tools: tuple[str, ...],
+    mcp: tuple[str, ...],
+    instructions: str | None,
+    think: bool | None,
+    temperature: float | None,
+    max_turns: int,
+    timeout: float | None,
+    keep_alive: float,
+    notify: Callable[[str], None],
+) -> Any:
+    from agentkit import Agent, Limits, ModelSettings
+    from agentkit.runtime import connect
+
+    return Agent(
+        connect(model, notify, keep_alive=keep_alive),
+        instructions=instructions,
+        tools=tools,
+        mcp=mcp,
+        limits=Limits(max_turns=max_turns, timeout=timeout),
+        settings=ModelSettings(thinking=think, temperature=temperature),
+    )
+
+
+@command(main)
+@click.argument("question", required=False)
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: output, stopped, messages, usage.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Answer QUESTION; text on stdin is added to it, or is the question when there is none.
+
+    The answer goes to stdout, thoughts and tool calls to stderr.
+    Exit code: 0 answered, 1 error, 2 wrong usage, 3 a limit was reached.
+    """
+    from agentkit.cli.show import Show
+
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
+    text = "\n\n".join(part for part in (question if question != "-" else "", piped) if part)
+    if not text:
+        raise click.UsageError("ask something: agentkit run \"What time is it in Tokyo?\" --mcp mcp_configs/time.json")
+    show = Show(quiet=quiet, live=not as_json and sys.stdout.isatty())
+    agent = make_agent(notify=show.progress, **options)
+
+    async def ask() -> Any:
+        async with agent.stream(text) as running:
+            async for event in running:
+                show.event(event)
+        return running.result
+
+    with show:
+        result = in_loop(ask)
+    if as_json:
+        click.echo(json.dumps(as_dict(result), ensure_ascii=False, indent=2))
+    elif not show.printed(result.output):
+        click.echo(result.output)
+    if result.stopped != "answer":
+        click.echo(f"agentkit: stopped without an answer: {WHY.get(result.stopped, result.stopped)}", err=True)
+        return LIMIT
+    return ANSWERED
+
+
+WHY = {
+    "max_turns": "the turn limit was reached (--max-turns raises it).",
+    "max_tool_calls": "the limit of tool calls was reached.",
+    "max_tokens": "the token limit was reached.",
+    "timeout": "the time limit was reached (--timeout raises it).",
+    "loop": "the model made the same call again and again.",
+    "length": "the answer was cut off at the model's output limit.",
+    "empty": "the model said nothing.",
+}
+
+
+def as_dict(result: Any) -> dict[str, Any]:
+    """A RunResult as JSON, its messages in the chat-completions form."""
+    from dataclasses import asdict
+
+    from agentkit.messages import to_chat
+
+    return {
+        "output": result.output,
+        "stopped": result.stopped,
+        "turns": result.turns,
+        "messages": [chat for m in result.messages for chat in to_chat(m, "reasoning_content")],
+        "usage": {**asdict(result.usage), "total_tokens": result.usage.total_tokens},
+        "artifacts": [{"name": a.name, "mime": a.mime, "path": a.path, "size": a.size} for a in result.artifacts],
+    }
+
+
+@command(main)
+@agent_options
+def chat(**options: Any) -> None:
+    """Talk with the model; it keeps the conversation. /help lists the commands."""
+    from agentkit.cli.chat import converse
+    from agentkit.cli.show import Show
+
+    show = Show(quiet=False, live=True)
+    with show:
+        in_loop(lambda: converse(make_agent(notify=show.progress, **options), show, options["think"]))
+
+
+@command(main)
+@click.option("--schema", is_flag=True, help="Print each tool's JSON schema as the model gets it.")
+@click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="Also the tools of an MCP config file.")
+@click.argument("names", nargs=-1)
+def tools(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
+    """List the installed tools (or the NAMES given)."""
+    from contextlib import AsyncExitStack
+
+    from agentkit.agent import resolve_tools
+    from agentkit.cli.show import tool_table
+    from agentkit.tools import Tool, ToolRegistry
+
+    async def collect() -> list[Tool]:
+        found: list[Tool] = []
+        async with AsyncExitStack() as stack:
+            for t in resolve_tools(names or (ToolRegistry().names() if not mcp else ()), mcp):
+                found += [t] if isinstance(t, Tool) else await stack.enter_async_context(t.open(_warn))
+        return found
+
+    found = in_loop(collect)
+    if schema:
+        click.echo(json.dumps([t.schema for t in found], ensure_ascii=False, indent=2))
+    else:
+        tool_table(found)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"agentkit: {text}", err=True)
+
+
+@main.group()
+def mcp() -> None:
+    """MCP servers."""
+
+
+@command(mcp)
+@click.argument("file", type=click.Path(dir_okay=False))
+def check(file: str) -> int:
+    """Start each server of a config FILE, list its tools, say exactly what fails."""
+    from agentkit.cli.show import mcp_report
+    from agentkit.mcp import check as check_servers
+    from agentkit.mcp import load_config
+
+    specs = load_config(Path(file))
+    reports = in_loop(lambda: check_servers(specs))
+    mcp_report(reports)
+    return ANSWERED if all(r.ok for r in reports) else ERROR
+
+
+@main.group()
+def model() -> None:
+    """Models and the servers that run them."""
+
+
+@command(model)
+@click.argument("name", default="qwen3-4b")
+def pull(name: str) -> None:
+    """Get the weights of a model: qwen3-4b, demo, or owner/repo:file.gguf on the hub."""
+    from agentkit.runtime.models import resolve
+
+    found = resolve(name, _warn)
+    click.echo(f"{found.name}: {found.path}")
+
+
+@command(model)
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list.")
+def ps(as_json: bool) -> None:
+    """List the model servers that are running."""
+    from agentkit.cli.show import server_table
+    from agentkit.runtime.server import running
+
+    server_table(running(), as_json)
+
+
+@command(model)
+@click.argument("name", required=False)
+@click.option("-a", "--all", "everything", is_flag=True, help="Stop every server.")
+def stop(name: str | None, everything: bool) -> int:
+    """Stop the server of a model."""
+    from agentkit.runtime.server import stop as stop_servers
+
+    if not name and not everything:
+        raise click.UsageError("name a model, or say --all")
+    stopped = stop_servers(None if everything else name)
+    for one in stopped:
+        click.echo(f"stopped {one}")
+    if not stopped and name:
+        click.echo(f"agentkit: no server runs {name!r}; `agentkit model ps` lists those that run.", err=True)
+        return ERROR
+    return ANSWERED
+
+
+@command(main)
+@click.option("-m", "--model", envvar="AGENTKIT_MODEL", help="The model to look for.  [default: qwen3-4b]")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(model: str | None, as_json: bool) -> int:
+    """What is installed, which engine and model would be used, what is missing and how to get it."""
+    from agentkit.cli.doctor import examine
+
+    return examine(model, as_json)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

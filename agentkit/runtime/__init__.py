@@ -1,0 +1,31 @@
+"""Model servers: who runs them, and how to talk to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentkit.runtime.engine import Chunk, Engine, ModelSettings, Request
+
+__all__ = ["Chunk", "Engine", "ModelSettings", "Request", "connect"]
+
+
+def connect(
+    model: str | Engine | None, notify: Callable[[str], None] | None = None, *, keep_alive: float = 300.0
+) -> Engine:
+    """The engine that *model* names: see `Agent`. Nothing is started before it is opened with `async with`.
+
+    A model server that has to be started stays warm for `keep_alive` seconds after its last use, and is found by the next
+    program that wants the same model. `notify` is told what takes a while.
+    """
+    if model is not None and not isinstance(model, str):
+        return model
+    name, at, url = (model or "").rpartition("@")
+    if url.startswith(("http://", "https://")):
+        import os
+
+        from agentkit.runtime.openai_compatible import OpenAICompatible
+
+        return OpenAICompatible(url, name if at else None, os.environ.get("AGENTKIT_API_KEY"))
+    from agentkit.runtime.local import Local
+
+    return Local(model, notify, keep_alive=keep_alive)

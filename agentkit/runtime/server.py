@@ -1,0 +1,446 @@
+"""Hosted model servers: start one or find a running one, hold it while it is needed, list and stop them.
+
+What owns a server is its keeper, a small process of its own: see `keeper.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from agentkit.errors import EngineError
+
+__all__ = ["HostedServer", "RunningServer", "ServerCommand", "find", "hosted", "running", "stop"]
+
+_KEEPER = Path(__file__).with_name("keeper.py")
+
+# What a model server sees of our environment: enough to run, none of the user's secrets.
+_ENV_NAMES = frozenset(
+    "PATH HOME USER LANG LANGUAGE TZ TMPDIR LD_LIBRARY_PATH XDG_CACHE_HOME VIRTUAL_ENV"
+    " HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE NUMBA_CACHE_DIR TRITON_CACHE_DIR".split()
+)
+_ENV_PREFIXES = tuple(
+    "LC_ OMP_ KMP_ GOMP_ OPENBLAS_ MKL_ CUDA_ NVIDIA_ NCCL_ HIP_ HSA_ ROCR_ GGML_ VLLM_".split()
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+
+# (in the log, or "exit <code>") -> what that most likely means; the first that fits is told
+_CAUSES = (
+    (r"no space left on device", "the disk is full"),
+    (r"address already in use", "another program took the port"),
+    (
+        r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|MemoryError"
+        r"|OutOfMemory|failed to create llama_context|^exit -9$",
+        "there is not enough memory for it: take a smaller model or a shorter context, or free some memory",
+    ),
+    (
+        r"unknown model architecture",
+        "this build of the server does not know the model's architecture: upgrade it (llama.cpp or vLLM)",
+    ),
+    (
+        r"invalid magic|not within the file bounds|invalid gguf|corrupt|failed to read tensor|unexpected end of file"
+        r"|failed to load model from file|error loading model",
+        "the model file is damaged or is not a GGUF file: delete it and fetch it again",
+    ),
+    (r"No module named|ModuleNotFoundError", "a package the server needs is not installed"),
+    (r"Illegal instruction|^exit -4$", "it was built for another processor: build it again on this machine"),
+    (r"cannot run ", "its program cannot be run"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """How to run a model server that speaks chat completions.
+
+    In `argv`, the values of `env` and the texts of `files`, `{port}`, `{api_key}` and `{dir}` are filled in at the
+    start: a free port, a fresh random key, and the server's private directory, where `files` are written (mode 0600).
+    Keep the key out of `argv`, which every user of the machine can read. The server must listen on 127.0.0.1; it is
+    ready when GET `ready_path` answers 200, for which it has `ready_timeout` seconds.
+    """
+
+    engine: str  # "llama.cpp"
+    model: str  # the name it serves the model under
+    argv: tuple[str, ...]
+    weights: str = ""  # path of the model's file or directory
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> text
+    base_path: str = "/v1"
+    ready_path: str = "/v1/models"
+    ready_timeout: float = 120.0
+
+    @property
+    def key(self) -> str:
+        """The same for two commands that may share one server; a changed model file changes it."""
+        try:
+            stat = os.stat(self.weights)
+            version = [stat.st_size, stat.st_mtime_ns]
+        except OSError:
+            version = []
+        parts = [self.engine, self.model, self.argv, self.weights, dict(self.env), dict(self.files), version]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server kept warm, as `agentkit model ps` shows it. Times in seconds."""
+
+    id: str
+    engine: str
+    model: str
+    weights: str
+    url: str
+    pid: int
+    keeper_pid: int
+    ready: bool
+    leases: int  # runs that use it now
+    age: float
+    expires_in: float | None  # None while it is in use
+    log: str
+
+
+class HostedServer:
+    """A server that is held for the caller, ready to answer at `base_url`."""
+
+    def __init__(self, lease: _Lease, ready: Mapping[str, Any]) -> None:
+        self.base_url: str = ready["url"]
+        self.api_key: str = ready["api_key"]
+        self.model: str = ready["model"]
+        self.engine: str = ready["engine"]
+        self.pid: int = ready["pid"]
+        self.log: str = ready["log"]
+        self._lease = lease
+
+    def __repr__(self) -> str:  # never the key
+        return f"HostedServer({self.base_url!r}, model={self.model!r}, pid={self.pid})"
+
+    async def why_gone(self, wait: float = 2.0) -> str | None:
+        """What to tell the user if the server has died, at most `wait` seconds late; None while it lives."""
+        with anyio.move_on_after(wait):
+            event = await self._lease.receive()
+            return _death(self.engine, self.model, event)
+        return None
+
+
+@asynccontextmanager
+async def hosted(
+    command: ServerCommand, *, keep_alive: float = 0.0, on_progress: Callable[[str], object] | None = None
+) -> AsyncIterator[HostedServer]:
+    """Hold a server that runs `command`: one that is already running where there is one, else a new one.
+
+    With `keep_alive` 0 the server is the caller's own and is stopped on the way out. With more, it can be found and
+    used by other processes too, and is kept for that many seconds after the last of them has let go of it.
+    Raises `EngineError` when it cannot be started; the message has the likeliest cause and the end of its log.
+    """
+    say = on_progress or (lambda _: None)
+    for _ in range(3):  # one that is just shutting down may slip away between finding and holding it
+        lease = await _join(command, keep_alive) if keep_alive > 0 else None
+        if lease is None:
+            lease = await _start(command, keep_alive)
+        try:
+            if lease.started:
+                say(f"starting {command.engine} with {command.model}")
+            event = await lease.receive()
+            if event is None and not lease.started:
+                continue
+            if event is None or event["event"] != "ready":
+                raise EngineError(_death(command.engine, command.model, event, command.ready_timeout))
+            took = f" after {event['age']:.0f} s" if lease.started else ", kept warm from an earlier run"
+            say(f"{command.engine} is ready{took}")
+            yield HostedServer(lease, event)
+            return
+        finally:
+            await lease.release()
+    raise EngineError(
+        f"the running {command.engine} server went away three times while it was asked for; try again"
+    )
+
+
+def running() -> list[RunningServer]:
+    """The servers that are kept warm or being started for sharing; sweeps up what killed keepers left."""
+    return [server for server, connection in _each({"op": "status"}) if not connection.close()]
+
+
+def find(model: str) -> RunningServer | None:
+    """A ready warm server that serves `model`: its name, or the path of its weights."""
+    return next((s for s in running() if s.ready and model in (s.model, s.weights)), None)
+
+
+def stop(model: str | None = None) -> list[RunningServer]:
+    """Stop the warm servers of `model` (a name, a path, an id), or all; returns those that were stopped, when gone."""
+    stopped = []
+    for server, connection in _each({"op": "status"}):
+        with connection:
+            if model is not None and model not in (server.model, server.weights, server.id):
+                continue
+            connection.settimeout(30)
+            try:
+                connection.sendall(b'{"op": "stop"}\n')
+                while connection.recv(65536):  # the connection ends when the server has
+                    pass
+            except OSError:
+                pass
+            stopped.append(server)
+    return stopped
+
+
+class _Lease:
+    """Our end of a connection to a keeper."""
+
+    def __init__(self, connection: socket.socket, *, started: bool) -> None:
+        self.started = started  # by us, rather than found
+        self._socket = connection
+        self._socket.setblocking(False)
+        self._buffer = b""
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The keeper's next message; None when it has hung up."""
+        while b"\n" not in self._buffer:
+            await anyio.wait_readable(self._socket)
+            try:
+                data = self._socket.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    async def release(self) -> None:
+        """Let go; where that ends the server, wait until it is gone."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it was the keeper that hung up
+        with anyio.move_on_after(15, shield=True):
+            while await self.receive():
+                pass
+        self._socket.close()
+
+
+async def _join(command: ServerCommand, keep_alive: float) -> _Lease | None:
+    """A lease on a server that runs already."""
+    for directory in sorted(_runtime_dir().glob(f"{command.key}-*")):
+        connection = _connect(directory)
+        if connection is not None:
+            connection.sendall(json.dumps({"op": "lease", "keep_alive": keep_alive}).encode() + b"\n")
+            return _Lease(connection, started=False)
+    return None
+
+
+async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
+    """A lease on a new server; or, when another process started the same one in this very moment, on that."""
+    lock = await anyio.to_thread.run_sync(_lock, abandon_on_cancel=True)
+    try:
+        if keep_alive > 0 and (lease := await _join(command, keep_alive)):
+            return lease
+        _sweep()
+        name = f"{command.key if keep_alive > 0 else 'private'}-{secrets.token_hex(4)}"
+        directory = _runtime_dir() / name
+        try:
+            directory.mkdir(mode=0o700)
+            log = _log_path(command) if keep_alive > 0 else directory / "log"
+        except OSError as exc:
+            raise EngineError(
+                f"cannot start {command.engine}: {exc}; free some space or set XDG_RUNTIME_DIR"
+            ) from exc
+        spec = {
+            "dir": str(directory),
+            "shared": keep_alive > 0,
+            "keep_alive": keep_alive,
+            "api_key": secrets.token_urlsafe(24),
+            "log": str(log),
+            "engine": command.engine,
+            "model": command.model,
+            "weights": command.weights,
+            "argv": command.argv,
+            "env": {**_environment(), **command.env},
+            "files": dict(command.files),
+            "base_path": command.base_path,
+            "ready_path": command.ready_path,
+            "ready_timeout": command.ready_timeout,
+        }
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # its first process forks and ends at once, so this wait takes milliseconds
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_KEEPER)],
+                stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=_environment(), cwd="/", start_new_session=True,
+            )  # fmt: skip
+            keeper.wait()
+        await anyio.to_thread.run_sync(ours.sendall, json.dumps(spec).encode() + b"\n")
+        lease = _Lease(ours, started=True)
+        listening = False
+        try:
+            event = await lease.receive()
+            listening = event is not None and event["event"] == "listening"
+            if not listening:
+                raise EngineError(_death(command.engine, command.model, event))
+        finally:
+            if not listening:
+                await lease.release()
+        return lease
+    finally:
+        os.close(lock)
+
+
+def _lock() -> int:
+    """Wait for the lock under which servers are started and swept up; it is held for milliseconds."""
+    lock = os.open(_runtime_dir() / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    lock = _lock()
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _sweep() -> None:
+    """Remove what killed keepers left; the caller holds the lock."""
+    for directory in _runtime_dir().iterdir():
+        if not directory.is_dir():
+            continue
+        try:
+            alive = os.open(directory / "alive", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            shutil.rmtree(directory, ignore_errors=True)
+            continue
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            pass  # a keeper holds it
+        finally:
+            os.close(alive)
+
+
+def _connect(directory: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(5)
+    try:
+        connection.connect(str(directory / "socket"))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _each(message: Mapping[str, str]) -> Iterator[tuple[RunningServer, socket.socket]]:
+    with _locked():
+        _sweep()
+    for directory in sorted(_runtime_dir().iterdir()):
+        connection = _connect(directory)
+        if connection is None:
+            continue
+        try:
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline())
+            del answer["event"]
+            server = RunningServer(**answer)
+        except (OSError, ValueError, TypeError, KeyError):  # it is shutting down
+            connection.close()
+            continue
+        yield server, connection
+
+
+def _runtime_dir() -> Path:
+    """The private directory of sockets and keys."""
+    import platformdirs  # slow to import; only hosting needs it
+
+    path = Path(platformdirs.user_runtime_dir("agentkit"))
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(path, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        path = Path(platformdirs.user_cache_dir("agentkit")) / "run"
+    path /= "servers"
+    if (
+        len(os.fsencode(path)) > 75
+    ):  # + "/<21 characters>/socket" must fit into the 107 bytes of a socket's address
+        raise EngineError(
+            f"the path {path} is too long for sockets: set XDG_RUNTIME_DIR to a short directory"
+        )
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_uid != os.geteuid():
+            raise EngineError(
+                f"{path} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own"
+            )
+        path.chmod(0o700)
+    except OSError as exc:
+        raise EngineError(
+            f"cannot use {path} for the sockets of model servers: {exc}; set XDG_RUNTIME_DIR"
+        ) from exc
+    return path
+
+
+def _log_path(command: ServerCommand) -> Path:
+    import platformdirs
+
+    path = Path(platformdirs.user_log_dir("agentkit"))
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path / (
+        re.sub(r"[^\w.-]+", "-", f"{command.engine}-{command.model}")[-80:] + f"-{command.key}.log"
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in _ENV_NAMES or name.startswith(_ENV_PREFIXES)) and not _SECRET.search(name)
+    }
+
+
+def _death(engine: str, model: str, event: Mapping[str, Any] | None, timeout: float | None = None) -> str:
+    """One sentence on what happened and why, then the end of the log."""
+    if event is None:
+        return f"the {engine} server for {model} is gone: its keeper process was killed; run it again"
+    if event["event"] == "stopped":
+        return (
+            f"the {engine} server for {model} was stopped by `agentkit model stop` or a signal; run it again"
+        )
+    if event.get("why"):
+        return f"cannot start {engine} with {model}: {event['why']}"
+    code, tail = event["code"], event["tail"].strip()
+    if code is None:
+        what = f"was not ready after {timeout:.0f} s" if timeout else "was not ready in time"
+    else:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        what = how + (" before it was ready" if event["event"] == "failed" else " while it was in use")
+    text = f"exit {code}\n{tail}"
+    cause = next(
+        (words for pattern, words in _CAUSES if re.search(pattern, text, re.IGNORECASE | re.MULTILINE)), ""
+    )
+    last = "\n".join(f"  {line}" for line in tail.splitlines()[-15:])
+    return (
+        f"the {engine} server for {model} {what}"
+        + (f"; most likely {cause}" if cause else "")
+        + (f". The end of its log:\n{last}" if last else " and wrote nothing to its log")
+    )

@@ -1,0 +1,18 @@
+"""A Python interpreter for code that nobody vouches for: isolated by bubblewrap or Landlock, with state and limits."""
+
+from agentkit.sandbox.box import Backend, OnOutput, Sandbox
+from agentkit.sandbox.detect import Detection, Probe, detect
+from agentkit.sandbox.execution import Execution, ExecutionError, Limits, Status
+
+__all__ = [
+    "Backend",
+    "Detection",
+    "Execution",
+    "ExecutionError",
+    "Limits",
+    "OnOutput",
+    "Probe",
+    "Sandbox",
+    "Status",
+    "detect",
+]

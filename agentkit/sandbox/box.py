@@ -1,0 +1,371 @@
+"""The sandbox itself: one interpreter that cannot get out, its workspace, and the limits it is held to."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from agentkit.errors import ConfigError
+from agentkit.sandbox import process as processes
+from agentkit.sandbox.detect import detect
+from agentkit.sandbox.execution import Execution, ExecutionError, Limits, Status, Stream
+from agentkit.sandbox.launch import Launch, inspect_interpreter, plan_launch
+from agentkit.sandbox.process import ProtocolError
+from agentkit.sandbox.workspace import Snapshot, changed_files, hand_over, remove, take_snapshot
+
+__all__ = ["Backend", "OnOutput", "Sandbox"]
+
+Backend: TypeAlias = Literal["auto", "bwrap", "landlock", "unsafe-local"]
+OnOutput: TypeAlias = Callable[[Literal["stdout", "stderr"], str], None]
+
+_GRACE: Final = 2.0  # seconds from the interrupt to the end
+_WATCH, _WATCH_IDLE = 0.25, 1.0  # seconds between looks at what the processes use
+_FEW_FILES: Final = 300  # to look at them takes less time than to have a thread do it
+
+
+class Sandbox:
+    """A Python interpreter that keeps its variables from run to run and is cut off from everything but its workspace.
+
+    Use it as `async with Sandbox() as box:` and close it in the task that opened it; the process starts with the
+    first run. Runs wait for each other.
+
+    Args:
+        workspace: the only directory the code can write to, and its current one; None: one that is removed at the end.
+        backend: "auto" takes bubblewrap, or else Landlock; a backend that is named is used or refused, never replaced.
+            "unsafe-local" isolates nothing.
+        timeout: seconds for one run. Code that takes longer is interrupted, and its variables are kept; if it does
+            not stop for that, it is killed, and they are lost.
+        python: the interpreter to run, with the packages it has; None: this one.
+
+    Raises:
+        SandboxUnavailable: (on entering) the backend does not work here; the message says why and what to do.
+    """
+
+    def __init__(
+        self,
+        workspace: Path | None = None,
+        *,
+        backend: Backend = "auto",
+        timeout: float = 30.0,
+        limits: Limits | None = None,
+        python: str | None = None,
+    ) -> None:
+        if backend not in ("auto", "bwrap", "landlock", "unsafe-local"):
+            raise ConfigError(f"no sandbox backend {backend!r}: it is auto, bwrap, landlock or unsafe-local")
+        self.backend: str = backend  # once entered, the one that protects
+        self.detail = ""  # and how, in words
+        self.timeout = timeout
+        self.limits = limits or Limits()
+        self._given_workspace = workspace
+        self._python = python or sys.executable
+        self._process: processes.Process | None = None
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._request = 0
+        self._started = False  # a worker has been, so its end is a loss
+        self._running = False
+        self._breach: tuple[Status, str] | None = None  # the limit for which the watch ended the process
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace as the host sees it."""
+        return self._workspace
+
+    async def __aenter__(self) -> Self:
+        if self.backend != "unsafe-local":
+            detection = await anyio.to_thread.run_sync(detect)
+            self.backend = detection.require(self.backend)
+        self._interpreter = await anyio.to_thread.run_sync(inspect_interpreter, self._python)
+        if self._given_workspace is None:
+            self._workspace = Path(tempfile.mkdtemp(prefix="agentkit-workspace-"))
+        else:
+            self._workspace = self._given_workspace.resolve()
+            self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._scratch = None if self.backend == "bwrap" else Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
+        self._launch: Launch = plan_launch(
+            self.backend, self._interpreter, self._workspace, self._scratch, self.limits
+        )
+        self.detail = self._launch.detail
+        if self._launch.uid is not None:
+            await anyio.to_thread.run_sync(hand_over, self._workspace, 0, self._launch.uid)
+        self._snapshot = await anyio.to_thread.run_sync(take_snapshot, self._workspace, self._max_entries)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stop()
+            await anyio.to_thread.run_sync(self._clean_up)
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)  # so that *error* leaves as it is, not in a group
+
+    def _clean_up(self) -> None:
+        if self._scratch is not None:
+            remove(self._scratch)
+        if self._given_workspace is None:
+            remove(self._workspace)
+        elif self._launch.uid is not None:
+            hand_over(self._workspace, self._launch.uid, 0)
+
+    async def run(self, code: str, timeout: float | None = None, on_output: OnOutput | None = None) -> Execution:
+        """Run *code* and say what came of it, whatever that is: what the code does wrong is no exception here.
+
+        Args:
+            timeout: seconds, if other than the sandbox's.
+            on_output: called with ("stdout" or "stderr", text) as output comes, up to what `Limits.output` keeps.
+
+        Raises:
+            SandboxUnavailable: the interpreter could not be started.
+        """
+        async with self._lock:
+            lost_before = self._started and (self._process is None or not self._process.alive)
+            before = self._breach
+            if self._process is None or not self._process.alive:
+                await self._stop()
+                self._process = await self._start()
+            begun = anyio.current_time()
+            self._request += 1
+            run = _Run(self._process, self._request, self.limits, on_output)
+            self._running = True
+            try:
+                await run.follow(code, begun + (self.timeout if timeout is None else timeout))
+            except BaseException:  # cancelled, or on_output raised: the code must not go on
+                with anyio.CancelScope(shield=True):
+                    if not await run.interrupted():
+                        await self._stop()
+                raise
+            finally:
+                self._running = False
+            return await self._conclude(run, begun, lost_before, before)
+
+    async def reset(self) -> None:
+        """Forget all variables; the workspace stays."""
+        async with self._lock:
+            await self._stop()
+            self._started = False
+
+    async def _start(self) -> processes.Process:
+        self._breach = None
+        if self._scratch is not None:  # the last worker's supervisor removed it
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            if self._launch.uid is not None:
+                hand_over(self._scratch, 0, self._launch.uid)
+        process = await processes.start(self._launch, supervised=self.backend != "bwrap")
+        self._started = True
+        self._tasks.start_soon(self._watch, process)
+        return process
+
+    async def _stop(self) -> int | None:
+        """End the process, if there is one; its exit status."""
+        process, self._process = self._process, None
+        return None if process is None else await process.close()
+
+    @property
+    def _max_entries(self) -> int:
+        return self.limits.files + 100
+
+    async def _conclude(
+        self, run: _Run, begun: float, lost_before: bool, breach_before: tuple[Status, str] | None
+    ) -> Execution:
+        status, detail = run.status, ""
+        if run.ended:
+            exit_status = await self._stop()
+            if self._breach is not None:
+                status, detail = self._breach
+            elif run.stopped is None:
+                status, detail = "crashed", _describe_exit(exit_status)
+        if run.stopped == "timeout":
+            detail = f"it took longer than {run.allowed:g} s and was {'killed' if run.ended else 'interrupted'}"
+        elif run.stopped == "output" and self._breach is None:
+            detail = f"it was stopped after {self.limits.flood >> 20} MiB of output"
+        elif status == "memory" and not detail:
+            detail = f"a process may use {self.limits.memory >> 20} MiB of memory"
+        snapshot = await self._look()
+        if self._over(snapshot, self.limits) and status == "ok":
+            status, detail = "disk", self._too_much(snapshot)
+        artifacts = changed_files(self._workspace, self._snapshot, snapshot)
+        self._snapshot = snapshot
+        if lost_before:
+            cause = breach_before[1] if breach_before else "its process had ended"
+            note = f"the interpreter was restarted before this run ({cause})"
+            detail = f"{detail}; {note}" if detail else note
+        return Execution(
+            status=status,
+            stdout=run.streams["stdout"].text(),
+            stderr=run.streams["stderr"].text(),
+            result=run.facts.get("V"),
+            error=run.error,
+            artifacts=artifacts,
+            state_lost=run.ended or lost_before,
+            seconds=anyio.current_time() - begun,
+            truncated=sum(stream.omitted for stream in run.streams.values()),
+            detail=detail,
+        )
+
+    async def _look(self) -> Snapshot:
+        if self._snapshot.entries < _FEW_FILES:
+            return take_snapshot(self._workspace, self._max_entries)
+        return await anyio.to_thread.run_sync(take_snapshot, self._workspace, self._max_entries)
+
+    def _over(self, snapshot: Snapshot, limits: Limits, unlinked: int = 0) -> bool:
+        """Too full, and fuller than it was: whoever makes room must be let."""
+        return (
+            snapshot.disk + unlinked > max(limits.disk, self._snapshot.disk)
+            or snapshot.entries > max(limits.files, self._snapshot.entries)
+            or (snapshot.deep and not self._snapshot.deep)
+        )
+
+    def _too_much(self, snapshot: Snapshot) -> str:
+        if snapshot.disk > self.limits.disk:
+            return f"the workspace holds more than {self.limits.disk >> 20} MiB"
+        return f"the workspace holds more than {self.limits.files} files, or they are nested too deep"
+
+    async def _watch(self, process: processes.Process) -> None:
+        """End *process* when its processes, all together, use more than they may."""
+        looks = 0
+        while process is self._process or not looks:
+            await anyio.sleep(_WATCH if self._running else _WATCH_IDLE)
+            looks += 1
+            if process is not self._process or not process.alive:
+                return
+            memory, tasks = process.usage()
+            if memory > self.limits.total_memory:
+                memory = await anyio.to_thread.run_sync(process.shared_out_memory)
+            if memory > self.limits.total_memory:
+                self._breach = "memory", f"its processes used more than {self.limits.total_memory >> 20} MiB of memory"
+            elif tasks > self.limits.processes + 8:  # the kernel does not hold uid 0 to its limit
+                self._breach = "crashed", f"it had more than {self.limits.processes} processes"
+            elif looks % 4 == 0:
+                snapshot = await self._look()
+                unlinked = process.unlinked_disk()
+                if self._over(snapshot, self.limits, unlinked):
+                    self._breach = "disk", self._too_much(snapshot)
+            if self._breach is not None:
+                process.kill()
+                return
+
+
+class _Run:
+    """One request to a worker, followed to its end."""
+
+    def __init__(
+        self, process: processes.Process, request: int, limits: Limits, on_output: OnOutput | None
+    ) -> None:
+        self.process, self.request, self.limits, self.on_output = process, request, limits, on_output
+        self.streams: dict[Literal["stdout", "stderr"], Stream] = {
+            "stdout": Stream(limits.output),
+            "stderr": Stream(limits.output),
+        }
+        self._names: dict[int, Literal["stdout", "stderr"]] = {process.out: "stdout", process.err: "stderr"}
+        self.facts: dict[str, str] = {}
+        self.stopped: Status | None = None  # why it was interrupted
+        self.ended = False  # the process is no longer fit for use
+        self.allowed = 0.0
+        self._output = 0
+
+    @property
+    def status(self) -> Status:
+        if self.stopped is not None:
+            return self.stopped
+        if "E" in self.facts:
+            return "memory" if self.facts["E"] == "MemoryError" else "error"
+        return "ok"
+
+    @property
+    def error(self) -> ExecutionError | None:
+        facts = self.facts
+        if "E" not in facts:
+            return None
+        line = facts.get("L", "")
+        return ExecutionError(
+            facts["E"], facts.get("M", ""), facts.get("T", ""), int(line) if line.isascii() and line.isdigit() else None
+        )
+
+    async def follow(self, code: str, deadline: float) -> None:
+        """Have *code* run; interrupt it at *deadline* or after too much output, end it if that does not help."""
+        self.allowed = deadline - anyio.current_time()
+        try:
+            with anyio.move_on_after(self.allowed):
+                await self.process.send(self.request, code)
+            await self._listen(deadline)
+        except (OSError, ProtocolError):
+            self.ended = True
+        if not self.ended:
+            for fd in (self.process.out, self.process.err):
+                for _ in range(32):  # what a pipe can hold, and no more: a thread may go on writing
+                    if not self._take(fd):
+                        break
+        for name, stream in self.streams.items():
+            self._show(name, stream.feed(b"", final=True))
+
+    async def interrupted(self) -> bool:
+        """Stop the code now; false if it cannot be."""
+        self.on_output = None
+        self._stop("timeout")
+        try:
+            await self._listen(anyio.current_time() + _GRACE)
+        except (OSError, ProtocolError):
+            return False
+        return not self.ended
+
+    def _stop(self, why: Status) -> None:
+        self.stopped = why
+        self.process.interrupt()
+
+    async def _listen(self, deadline: float) -> None:
+        process = self.process
+        while True:
+            with anyio.CancelScope(deadline=deadline) as waiting:
+                await anyio.wait_readable(process.poll)
+            if waiting.cancelled_caught:
+                if self.stopped is not None:
+                    self.ended = True
+                    return
+                self._stop("timeout")
+                deadline = anyio.current_time() + _GRACE
+            for fd, _ in process.poll.poll(0):
+                if fd in self._names:
+                    self._take(fd)
+                elif not process.receive():
+                    self.ended = True
+            for kind, request, text in process.facts():
+                if request == self.request:
+                    self.facts[kind] = text
+            if "D" in self.facts or self.ended:
+                return
+            if self._output > self.limits.flood and self.stopped is None:
+                self._stop("output")
+                deadline = anyio.current_time() + _GRACE
+
+    def _take(self, fd: int) -> bool:
+        data = self.process.read(fd)
+        if data is None:
+            return False
+        self._output += len(data)
+        name = self._names[fd]
+        self._show(name, self.streams[name].feed(data))
+        return True
+
+    def _show(self, name: Literal["stdout", "stderr"], text: str) -> None:
+        if text and self.on_output is not None:
+            self.on_output(name, text)
+
+
+def _describe_exit(status: int | None) -> str:
+    if status is None:
+        return "its process ended"
+    number = status - 128 if status > 128 else -status
+    try:
+        return f"its process was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"its process ended with exit status {status}"

@@ -1,0 +1,262 @@
+"""How a worker is started: the interpreter and what it needs to see, its environment, its plan, bwrap's arguments."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import secrets
+import site
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentkit.errors import SandboxUnavailable
+from agentkit.sandbox import detect
+from agentkit.sandbox.execution import Limits
+from agentkit.sandbox.inside import confine
+
+_INSIDE = Path(__file__).parent / "inside"
+_ETC = ("ld.so.cache", "localtime", "fonts", "ssl/certs", "alternatives", "mime.types", "nsswitch.conf")
+_ETC_FILES = tuple(f"/etc/{name}" for name in _ETC)
+_PROC = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/sys/devices/system/cpu")
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
+_OPEN_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python and what of the file system it needs, /usr aside."""
+
+    executable: str
+    visible: tuple[str, ...]
+    paths: tuple[str, ...]  # sys.path entries that its isolated mode leaves out: the user's own site-packages
+
+
+@functools.cache
+def inspect_interpreter(python: str) -> Interpreter:
+    """Find out what *python* needs to see.
+
+    Raises:
+        SandboxUnavailable: it does not run.
+    """
+    if python == sys.executable:
+        prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+        user_site = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+    else:
+        report = (
+            "import json, site, sys; print(json.dumps([[sys.prefix, sys.base_prefix, sys.exec_prefix, "
+            "sys.base_exec_prefix], site.getusersitepackages() if site.ENABLE_USER_SITE else '']))"
+        )
+        try:
+            done = subprocess.run([python, "-c", report], capture_output=True, cwd="/", check=True, timeout=30)
+            prefixes, user_site = json.loads(done.stdout)
+        except (OSError, subprocess.SubprocessError, ValueError) as exc:
+            raise SandboxUnavailable(
+                f"The interpreter {python!r} for the sandbox does not run ({exc}); pass the path of a Python as python=."
+            ) from exc
+    needed: set[str] = set()
+    for prefix in prefixes:  # not the whole of it: `python -m venv .` puts a project's files beside these
+        for name in ("bin", "lib", "lib64", "libexec", "share", "include", "pyvenv.cfg"):
+            needed.add(os.path.join(prefix, name))
+    path = os.path.abspath(python)
+    for _ in range(20):  # every link on the way to the executable
+        needed.add(path)
+        if not os.path.islink(path):
+            break
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    needed.add(os.path.realpath(path))
+    if user_site and os.path.isdir(user_site):
+        needed.add(user_site)
+    visible: list[str] = []
+    for path in sorted(p for p in needed if os.path.exists(p) and not p.startswith("/usr/")):
+        if not any(path.startswith(above + "/") for above in visible):
+            visible.append(path)
+    return Interpreter(os.path.abspath(python), tuple(visible), (user_site,) if user_site in needed else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command that becomes a confined worker, and what to say about it."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    data: Sequence[bytes]  # to be readable on descriptors, whose numbers go into the command at "{0}", "{1}", …
+    uid: int | None  # the workspace must belong to it
+    detail: str
+
+
+def plan_launch(
+    backend: str, interpreter: Interpreter, workspace: Path, scratch: Path | None, limits: Limits
+) -> Launch:
+    """Decide how to start a worker of *backend*; *scratch* is its private /tmp where it has no mount namespace."""
+    root = os.geteuid() == 0
+    uid: int | None = None
+    closed: dict[str, list[str]] = {}
+    shared_uid = True
+    if backend == "bwrap":
+        uid = _new_uid() if root else None
+        detail = detect.detect().bwrap.detail
+    elif backend == "landlock":
+        detail = detect.detect().landlock.detail
+        if root:
+            passable = _closed_ancestors([*interpreter.visible, str(_INSIDE), str(workspace), str(scratch)])
+            can_drop = all(
+                map(detect.has_capability, (detect.CAP_SETUID, detect.CAP_SETGID, detect.CAP_CHOWN))
+            ) and all(_others_may_read(path) for path in interpreter.visible)
+            if can_drop and (not passable or detect.has_capability(detect.CAP_SYS_ADMIN)):
+                uid, closed, shared_uid = _new_uid(), passable, False
+                detail += ", an unprivileged uid"
+            else:
+                detail += ", uid 0 without capabilities (no other uid could read this Python and the workspace)"
+    else:
+        detail = "nothing: the code has this user's files, network and keys"
+
+    inside = backend == "bwrap"
+    work = "/workspace" if inside else str(workspace)
+    temporary = "/tmp" if inside else str(scratch)
+    library = "/run/agentkit" if inside else str(_INSIDE.parent)
+    landlock = None
+    if backend == "landlock":
+        read = [*_SYSTEM, *_ETC_FILES, *_PROC, str(_INSIDE), *interpreter.visible]
+        landlock = (read, [work, temporary], list(_DEVICES))
+    plan: dict[str, Any] = {
+        "host": 0 if inside else os.getpid(),
+        "closed": closed,
+        "scratch": None if inside else temporary,
+        "uid": uid,
+        "workspace": work,
+        "paths": list(interpreter.paths),
+        "landlock": landlock,
+        "shared_uid": shared_uid,
+        "own_signals": shared_uid and confine.landlock_abi() < 6,
+        "rlimits": _rlimits(limits, private=uid is not None or (inside and _namespace_counts_processes())),
+    }
+    # isolated: neither the workspace nor anything of the user's may be imported before we are confined
+    boot = f"import sys; sys.path.insert(0, {library!r}); from inside import start; del sys.path[0]; start.start({plan!r})"
+    command = [interpreter.executable, "-I", "-B", "-c", boot]
+    environment = _environment(interpreter, work, temporary)
+    if not inside:
+        return Launch(command, environment, (), uid, detail)
+    passwd = f"sandbox:x:{uid or os.geteuid()}:{uid or os.getegid()}:sandbox:/workspace:/bin/sh\n"
+    data = (confine.filter_program(namespaces=True), passwd.encode(), b"127.0.0.1 localhost sandbox\n::1 localhost\n")
+    return Launch(
+        [*_bwrap(interpreter, workspace, environment, drop=uid is not None), *command], {}, data, uid, detail
+    )
+
+
+def _bwrap(
+    interpreter: Interpreter, workspace: Path, environment: Mapping[str, str], *, drop: bool
+) -> list[str]:
+    path = detect.find_bwrap()
+    assert path is not None
+    command = [path, *detect.NAMESPACES, "--hostname", "sandbox", "--clearenv"]
+    if drop:
+        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user"]
+    for name, value in environment.items():
+        command += ["--setenv", name, value]
+    command += ["--size", str(256 << 20), "--perms", "1777", "--tmpfs", "/tmp"]
+    binds = {source: source for source in interpreter.visible}
+    binds[str(_INSIDE)] = "/run/agentkit/inside"
+    # bwrap makes the directories above a mount 0700: another uid could not pass
+    for directory in sorted({"/etc/ssl", *(str(p) for target in binds.values() for p in Path(target).parents)}):
+        if directory not in ("/", "/tmp"):
+            command += ["--perms", "0755", "--dir", directory]
+    command += ["--ro-bind", "/usr", "/usr"]
+    for directory in _SYSTEM[1:]:
+        if os.path.islink(directory):
+            command += ["--symlink", os.readlink(directory), directory]
+        else:
+            command += ["--ro-bind-try", directory, directory]
+    for file in _ETC_FILES:
+        command += ["--ro-bind-try", file, file]
+    command += ["--seccomp", "{0}"]
+    for descriptor, file in (("{1}", "/etc/passwd"), ("{2}", "/etc/hosts")):
+        command += ["--perms", "0644", "--ro-bind-data", descriptor, file]
+    # root's files under /proc/sys stay writable for whoever is uid 0 outside, whatever the namespace
+    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    command += ["--size", str(128 << 20), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    for source, target in binds.items():
+        command += ["--ro-bind", source, target]
+    return [*command, "--bind", str(workspace), "/workspace", "--chdir", "/", "--remount-ro", "/", "--"]
+
+
+def _environment(interpreter: Interpreter, work: str, temporary: str) -> dict[str, str]:
+    """All that the code sees of any environment: nothing of the user's."""
+    threads = str(min(4, os.cpu_count() or 1))
+    return {
+        "PATH": f"{os.path.dirname(interpreter.executable)}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": work,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "TMPDIR": temporary,
+        "XDG_CACHE_HOME": f"{temporary}/.cache",
+        "XDG_CONFIG_HOME": f"{temporary}/.config",
+        "MPLCONFIGDIR": f"{temporary}/.matplotlib",
+        "MPLBACKEND": "agg",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def _rlimits(limits: Limits, *, private: bool) -> list[tuple[int, int]]:
+    processes = limits.processes
+    if not private:  # the limit counts all of this user's
+        processes += _tasks_of(os.geteuid())
+    return [
+        (resource.RLIMIT_DATA, limits.memory),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_FSIZE, limits.file),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ]
+
+
+def _namespace_counts_processes() -> bool:
+    """Since Linux 5.14 RLIMIT_NPROC counts within a user namespace."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (5, 14)
+
+
+def _tasks_of(uid: int) -> int:
+    tasks = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                if entry.stat().st_uid == uid:
+                    tasks += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+            except OSError:
+                continue
+    return tasks
+
+
+def _new_uid() -> int:
+    """One that nobody has: from the range that systemd, too, takes such uids from."""
+    return 61_184 + secrets.randbelow(4_336)
+
+
+def _closed_ancestors(paths: Iterable[str]) -> dict[str, list[str]]:
+    """For each highest directory that other users may not pass, the *paths* that lie below it."""
+    closed: dict[str, list[str]] = {}
+    for path in paths:
+        for ancestor in reversed(Path(path).parents):
+            if not ancestor.stat().st_mode & 0o001:
+                closed.setdefault(str(ancestor), []).append(path)
+                break
+    return closed
+
+
+def _others_may_read(path: str) -> bool:
+    mode = os.stat(path).st_mode
+    return bool(mode & 0o004) and (not os.path.isdir(path) or bool(mode & 0o001))
