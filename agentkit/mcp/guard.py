@@ -96,9 +96,10 @@ def _wait(poller: select.poll, wake: int, child: int, *, until_alone: bool = Fal
     deadline = time.monotonic() + GRACE
     status = None
     while (left := deadline - time.monotonic()) > 0:
+        alone = not _descendants()  # asked first: it passes over the dead, and they must be reaped
         ended = _reap(child)
         status = ended if status is None else status
-        if (not _descendants()) if until_alone else (status is not None):
+        if alone if until_alone else status is not None:
             break
         time.sleep(min(left, 0.02))  # a dead host keeps its pidfd readable, so poll() would spin here
     _drain(wake)

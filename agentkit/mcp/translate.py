@@ -72,7 +72,7 @@ def tool_names(tools: Sequence[tuple[str, str]]) -> list[str]:
 
 def _safe(name: str) -> str:
     safe = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)
-    if safe != name:
+    if safe != name or not safe:
         safe = safe.strip("_") or "tool"
     if len(safe) > NAME_LENGTH:
         safe = f"{safe[: NAME_LENGTH - 9]}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"

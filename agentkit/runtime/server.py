@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +172,11 @@ async def hosted(
 
 def running() -> list[RunningServer]:
     """The servers that are kept warm or being started for sharing; sweeps up what killed keepers left."""
-    return [server for server, connection in _each({"op": "status"}) if not connection.close()]
+    found = []
+    for server, connection in _each({"op": "status"}):
+        connection.close()
+        found.append(server)
+    return found
 
 
 def find(model: str) -> RunningServer | None:
@@ -282,7 +285,7 @@ async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
             # its first process forks and ends at once, so this wait takes milliseconds
             keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER)],
-                stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env=_environment(), cwd="/", start_new_session=True,
             )  # fmt: skip
             keeper.wait()

@@ -24,17 +24,25 @@ if "stubborn" in options:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "daemon" in options:
     sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.readline()
     daemon = process.pid
 
 ANYTHING = {"type": "object", "properties": {}}
 TOOLS: list[object] = [
-    {"name": "pids", "description": "Process ids.", "inputSchema": ANYTHING, "annotations": {"readOnlyHint": True}},
+    {
+        "name": "pids",
+        "description": "Process ids.",
+        "inputSchema": ANYTHING,
+        "annotations": {"readOnlyHint": True},
+    },
     {"name": "die", "description": "Ends the server.", "inputSchema": ANYTHING},
     {"name": "die_readonly", "inputSchema": ANYTHING, "annotations": {"readOnlyHint": True}},
     {"name": "fail", "inputSchema": ANYTHING},
+    {"name": "hang", "inputSchema": ANYTHING},
     {"name": "off_schema", "inputSchema": ANYTHING},
     {"name": "structured", "inputSchema": ANYTHING, "outputSchema": {"type": "object", "required": ["x"]}},
 ]
@@ -73,7 +81,9 @@ def call(name: str) -> dict[str, object]:
     if name.startswith("die") and os.path.exists(path := options.get("dies-on", "/")):
         if path != "/":
             os.remove(path)
-        print("Traceback (most recent call last):\n  frame\nOSError: disk on fire", file=sys.stderr, flush=True)
+        print(
+            "Traceback (most recent call last):\n  frame\nOSError: disk on fire", file=sys.stderr, flush=True
+        )
         os._exit(1)
     if name == "fail":
         raise ValueError("the fridge is empty")
@@ -89,6 +99,8 @@ if "garbage" in options:
 for line in sys.stdin:
     message = json.loads(line)
     if "id" not in message or "silent" in options:
+        continue
+    if message["method"] == "tools/call" and message["params"]["name"] == "hang":
         continue
     reply: dict[str, object] = {"jsonrpc": "2.0", "id": message["id"]}
     try:

@@ -1,0 +1,78 @@
+"""What agentkit looks like from outside, and which way its imports point."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import agentkit
+
+HOME = Path(agentkit.__file__).parent
+LOW = {"errors", "messages", "events"}
+BELOW: dict[str, set[str]] = {  # each room may import only from these (and from itself)
+    "errors": set(),
+    "messages": set(),
+    "events": {"messages"},
+    "schema": {"errors"},
+    "tools": {"errors", "messages", "schema"},
+    "parsing": LOW | {"schema", "tools"},
+    "runtime": LOW,
+    "mcp": LOW | {"schema", "tools"},
+    "sandbox": LOW,
+    "planner": LOW | {"parsing", "runtime", "tools"},
+    "agent": LOW | {"mcp", "parsing", "planner", "runtime", "schema", "tools"},
+    "testing": LOW | {"runtime"},
+    "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
+}
+HEAVY = {"httpx2", "huggingface_hub", "importlib.metadata", "mcp", "openai", "pydantic", "rich", "torch", "vllm"}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in HOME.rglob("*.py") if p != HOME / "__init__.py"], ids=lambda p: str(p.relative_to(HOME))
+)
+def test_imports_point_down(path: Path) -> None:
+    room = path.relative_to(HOME).parts[0].removesuffix(".py")
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "agentkit":
+            imported |= {alias.name for alias in node.names if (HOME / alias.name).exists()}
+            imported |= {alias.name for alias in node.names if (HOME / f"{alias.name}.py").exists()}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("agentkit."):
+            imported.add(node.module.split(".")[1])
+    assert imported - {room} <= BELOW[room]
+
+
+def run(code: str) -> str:
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout.strip()
+
+
+def test_importing_agentkit_pulls_in_nothing_heavy() -> None:
+    assert run(f"import sys, agentkit; print(sorted({HEAVY!r} & sys.modules.keys()))") == "[]"
+
+
+def test_the_commands_help_pulls_in_nothing_heavy() -> None:
+    code = "import sys; from agentkit.cli import main; main(['--help'], standalone_mode=False)"
+    assert run(f"{code}; print(sorted({HEAVY!r} & sys.modules.keys()))").splitlines()[-1] == "[]"
+
+
+def test_listing_the_tools_imports_none_of_them() -> None:
+    listed = "import sys; from agentkit import ToolRegistry; ToolRegistry().names()"
+    assert run(listed + "; print([m for m in sys.modules if m.startswith('agentkit_tools.')])") == "[]"
+
+
+def test_every_name_agentkit_promises_is_there() -> None:
+    assert [name for name in agentkit.__all__ if not hasattr(agentkit, name)] == []
+
+
+def test_the_built_in_tools_are_a_pack_like_any_other() -> None:
+    assert [e.value for e in entry_points(group="agentkit.tools", name="builtin")] == ["agentkit_tools:TOOLS"]
+
+
+def test_agentkit_does_not_know_its_tool_pack() -> None:
+    assert [p for p in HOME.rglob("*.py") if "agentkit_tools" in p.read_text(encoding="utf-8")] == []
