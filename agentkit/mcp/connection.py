@@ -56,6 +56,7 @@ class _Link:
         self.closed = anyio.Event()  # put away: its process has ended
         self.stderr: IO[bytes] | None = None
         self.last_words = ""  # what stderr ended with
+        self.problems: list[str] = []  # what is wrong with its tool listing
         self.noise = False  # something on stdout is not the protocol
         self.http_status = 0  # of the last POST, if it was refused
 
@@ -172,7 +173,9 @@ class Connection:
             if self._closed:
                 raise MCPServerError(f"MCP server {self.spec.name!r} is closed")
             if self._link is not None and not self._link.over.is_set():
-                return self._link
+                if self._closed:  # meanwhile
+                self._link.over.set()
+            return self._link
             left = self._rest_until - anyio.current_time()
             if left > 0:
                 raise MCPServerError(
@@ -184,6 +187,8 @@ class Connection:
             except MCPServerError:
                 self._failed()
                 raise
+            if self._closed:  # meanwhile
+                self._link.over.set()
             return self._link
 
     async def _own(self, *, task_status: TaskStatus[_Link]) -> None:
@@ -196,14 +201,14 @@ class Connection:
                 info = types.Implementation(name="agentkit", version=version("agentkit"))
                 async with Client(self._transport(link), mode=self.spec.mode, client_info=info) as client:
                     link.client = client
-                    tools, problems = await _list_tools(client)
+                    tools = await _list_tools(client, link.problems)
                     if not self.tools:
                         self.tools, self.server, self.protocol = (
                             tools,
                             client.server_info,
                             client.protocol_version,
                         )
-                        for problem in problems:
+                        for problem in link.problems:
                             self._notify(f"MCP server {self.spec.name!r}: {problem}")
                     scope.deadline = math.inf
                     ready = True
@@ -296,10 +301,9 @@ def _process(spec: ServerSpec) -> StdioServerParameters:
     )
 
 
-async def _list_tools(client: Client) -> tuple[list[types.Tool], list[str]]:
-    """All pages of the server's tools, and what is wrong with them."""
+async def _list_tools(client: Client, problems: list[str]) -> list[types.Tool]:
+    """All pages of the server's tools; `problems` is told of those that cannot be used."""
     tools: dict[str, types.Tool] = {}
-    problems: list[str] = []
     cursors: set[str | None] = set()
     cursor: str | None = None
     while cursor not in cursors:  # some servers give the same one for ever
@@ -308,20 +312,16 @@ async def _list_tools(client: Client) -> tuple[list[types.Tool], list[str]]:
             page = await client.list_tools(cursor=cursor)
         except MCPError as exc:
             if exc.code == types.METHOD_NOT_FOUND:
-                return [], []  # a server without tools
+                return []  # a server without tools
             raise
         for tool in page.tools:
             if tool.name in tools:
                 problems.append(f"the tool {tool.name!r} is listed twice; the first one is taken")
             tools.setdefault(tool.name, tool)
-        problems += (page.meta or {}).get(PROBLEMS, ())
         cursor = page.next_cursor
         if cursor is None:
             break
-    return list(tools.values()), problems
-
-
-PROBLEMS = "agentkit/problems"
+    return list(tools.values())
 
 
 class _Incoming:
@@ -344,9 +344,9 @@ class _Incoming:
         message = item.message
         if isinstance(message, types.JSONRPCResponse) and isinstance(message.result.get("tools"), list):
             tools, problems = mend_listing(message.result["tools"])
-            meta = {**(message.result.get("_meta") or {}), PROBLEMS: problems}
+            self._link.problems += problems
             item.message = message.model_copy(
-                update={"result": {**message.result, "tools": tools, "_meta": meta}}
+                update={"result": {**message.result, "tools": tools}}
             )
         return item
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenAICompatible"]
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_STREAMED = b'"stream":true,"stream_options":{"include_usage":true}'
+_WHOLE = b'"stream":false'
 _LONGEST_LINE = 64 * 2**20  # bytes; a stream with no line end for that long is not SSE
 _OVERFLOW_WORDS = ("context length", "context window", "maximum context", "context size", "exceeds the available context")
 
@@ -131,12 +133,11 @@ class OpenAICompatible:
         messages = request.messages
         last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
         parts = [wire(m, self._reasoning_field if i > last_user else None) for i, m in enumerate(messages)]
-        rest = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
-        rest |= _settings(request.settings)
+        rest = {"model": self.model, **_settings(request.settings)}
         if request.tools:
             rest["tools"] = list(request.tools)
         tail = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        return b'{"messages":[' + b",".join(parts) + b"]," + tail[1:]
+        return b"{" + _STREAMED + b',"messages":[' + b",".join(parts) + b"]," + tail[1:]
 
     async def _answer(self, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
         import httpx2
@@ -148,7 +149,7 @@ class OpenAICompatible:
                 if response.status_code != 200:
                     content = await response.aread()
                     error = self._refused(response.status_code, content)
-                    if response.status_code in _RETRIED:
+                    if response.status_code in _RETRIED and "validation error" not in str(error):
                         raise _Retry(error, _retry_after(response.headers.get("retry-after")))
                     raise error
                 kind = response.headers.get("content-type", "")
@@ -157,16 +158,22 @@ class OpenAICompatible:
                         f"{url} answered with a web page, not with a model's answer; is the base URL right? "
                         "It usually ends in /v1."
                     )
-                finished = False
+                finished, silent = False, True
                 async with aclosing(self._events(response)) as events:
                     async for event in events:
+                        silent = False
                         if event is None:
                             finished = True
                             break
                         chunk = self._chunk(event)
                         finished = finished or chunk.finish_reason is not None
                         yield chunk
-                if not finished:
+                if silent and _STREAMED in body:
+                    # llama-cpp-python's server so answers a prompt that is too long; not streaming, it says why
+                    async with aclosing(self._answer(body.replace(_STREAMED, _WHOLE, 1), headers)) as whole:
+                        async for chunk in whole:
+                            yield chunk
+                elif not finished:
                     raise _Retry(EngineError(f"{self.base_url} broke off before its answer was complete; try again."))
         except httpx2.TimeoutException as exc:
             raise _Retry(

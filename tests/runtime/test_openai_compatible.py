@@ -172,5 +172,13 @@ async def test_a_silent_server_is_given_up(serve: Serve) -> None:
     release.set()
 
 
+async def test_a_stream_that_stays_empty_is_asked_for_whole_to_hear_why(serve: Serve) -> None:
+    said = '{"error": {"message": "This model\'s maximum context length is 8 tokens"}}'
+    server = serve(lambda x: x.reply(200, "", "text/event-stream"), lambda x: x.reply(400, said))
+    with pytest.raises(ContextOverflow):
+        await collect(OpenAICompatible(server.url, "m"))
+    assert [r["stream"] for r in server.requests] == [True, False]
+
+
 async def test_a_key_never_shows(serve: Serve) -> None:
     assert "s3cret" not in repr(OpenAICompatible("http://127.0.0.1:1/v1", "m", "s3cret"))
