@@ -52,7 +52,9 @@ class ThinkingDelta:
 
 @dataclass(frozen=True, slots=True)
 class TextWasThinking:
-    """All text of this turn so far was reasoning: a lone `</think>` came, its opening tag was in the prompt."""
+    """All of this turn so far was reasoning: a lone `</think>` came, its opening tag was in the prompt."""
+
+    text: str  # the reasoning in full
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,8 @@ def assemble(events: Iterable[Event]) -> tuple[Part, ...]:
                     flush()
                     kind = wanted
                 pieces.append(text)
-            case TextWasThinking():
-                flush()
-                thought = "".join(p.text for p in parts if isinstance(p, Text | Thinking))
+            case TextWasThinking(thought):
+                pieces.clear()
                 parts = [Thinking(thought)] if thought else []
             case CallReady(call):
                 flush()

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentkit.messages import Message, system, user
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from agentkit.parsing import TurnParser
+from agentkit.parsing import TurnParser
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
 
@@ -73,8 +71,6 @@ class React:
         return Request(tuple(history), [t.schema for t in tools], settings, session)
 
     def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser:
-        from agentkit.parsing import TurnParser
-
         return TurnParser(tools, call_prefix=f"call_{turn}")
 
 

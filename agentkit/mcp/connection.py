@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn
@@ -37,6 +37,10 @@ __all__ = ["Connection"]
 # all, but one that did not must not have it on its terminal.
 logging.getLogger("mcp").addHandler(logging.NullHandler())
 
+try:
+    WE = types.Implementation(name="agentkit", version=version("agentkit"))
+except PackageNotFoundError:  # run from its source
+    WE = types.Implementation(name="agentkit", version="0")
 GUARD = Path(__file__).with_name("guard.py")
 CLOSE_TIMEOUT = 8.0  # seconds; the SDK gives a process 2 to leave, 2 after SIGTERM, and kills it then
 EVENT_BYTES = 64 * 2**20  # of one server-sent event; the SDK's own limit of 1 MiB cuts off results
@@ -58,6 +62,7 @@ class _Link:
         self.last_words = ""  # what stderr ended with
         self.problems: list[str] = []  # what is wrong with its tool listing
         self.noise = False  # something on stdout is not the protocol
+        self.counted = False  # its loss, as a failure of the server
         self.http_status = 0  # of the last POST, if it was refused
 
     def end(self) -> None:
@@ -140,7 +145,9 @@ class Connection:
                 if not_taken and may_renew:
                     may_renew = False
                     continue
-                self._failed()
+                if not link.counted:  # other calls were lost with it
+                    link.counted = True
+                    self._failed()
                 if may_repeat:
                     may_repeat = False
                     continue
@@ -173,9 +180,7 @@ class Connection:
             if self._closed:
                 raise MCPServerError(f"MCP server {self.spec.name!r} is closed")
             if self._link is not None and not self._link.over.is_set():
-                if self._closed:  # meanwhile
-                self._link.over.set()
-            return self._link
+                return self._link
             left = self._rest_until - anyio.current_time()
             if left > 0:
                 raise MCPServerError(
@@ -198,8 +203,7 @@ class Connection:
         deadline = anyio.current_time() + self.spec.startup_timeout
         try:
             with anyio.CancelScope(deadline=deadline) as scope:
-                info = types.Implementation(name="agentkit", version=version("agentkit"))
-                async with Client(self._transport(link), mode=self.spec.mode, client_info=info) as client:
+                async with Client(self._transport(link), mode=self.spec.mode, client_info=WE) as client:
                     link.client = client
                     tools = await _list_tools(client, link.problems)
                     if not self.tools:
@@ -325,8 +329,7 @@ async def _list_tools(client: Client, problems: list[str]) -> list[types.Tool]:
 
 
 class _Incoming:
-    """A transport's messages on their way to the SDK's client: tool listings are mended, the end is
-    noticed."""
+    """A transport's messages on their way to the SDK's client: listings are mended, the end is noticed."""
 
     def __init__(self, stream: Any, link: _Link) -> None:
         self._stream = stream
@@ -345,9 +348,7 @@ class _Incoming:
         if isinstance(message, types.JSONRPCResponse) and isinstance(message.result.get("tools"), list):
             tools, problems = mend_listing(message.result["tools"])
             self._link.problems += problems
-            item.message = message.model_copy(
-                update={"result": {**message.result, "tools": tools}}
-            )
+            item.message = message.model_copy(update={"result": {**message.result, "tools": tools}})
         return item
 
     async def aclose(self) -> None:

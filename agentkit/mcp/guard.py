@@ -77,21 +77,17 @@ def main() -> int:
         _drain(wake)
         status = _reap(child)
     if status is None and not terminated:
-        status = _wait(
-            poller, wake, child
-        )  # the host's end has closed the command's stdin: let it leave by itself
-    if _descendants():
-        _signal_all(signal.SIGTERM)
-        late = _wait(poller, wake, child, until_alone=True)
-        status = late if status is None else status
-    while _descendants():
-        _signal_all(signal.SIGKILL)
-        late = _wait(poller, wake, child, until_alone=True)
-        status = late if status is None else status
+        status = _wait(child)  # the host's end has closed the command's stdin: let it leave by itself
+    # SIGKILL more than once: something may have been started just before it came
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL, signal.SIGKILL):
+        if _descendants():
+            _signal_all(number)
+            late = _wait(child, until_alone=True)
+            status = late if status is None else status
     return 0 if status is None else min(status, 255) if status >= 0 else 128 - status
 
 
-def _wait(poller: select.poll, wake: int, child: int, *, until_alone: bool = False) -> "int | None":
+def _wait(child: int, *, until_alone: bool = False) -> "int | None":
     """Wait up to GRACE seconds for the command, or for all it started; its exit status if it ended."""
     deadline = time.monotonic() + GRACE
     status = None
@@ -102,7 +98,6 @@ def _wait(poller: select.poll, wake: int, child: int, *, until_alone: bool = Fal
         if alone if until_alone else status is not None:
             break
         time.sleep(min(left, 0.02))  # a dead host keeps its pidfd readable, so poll() would spin here
-    _drain(wake)
     return status
 
 

@@ -23,7 +23,7 @@ daemon = 0
 if "stubborn" in options:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "daemon" in options:
-    sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    sleeper = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     process = subprocess.Popen(
         [sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE
     )

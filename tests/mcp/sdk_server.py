@@ -47,7 +47,8 @@ async def wait(seconds: float) -> str:
 @server.tool()
 def header(name: str, ctx: Context) -> str:
     """A header of the request."""
-    return str(ctx.request_context.request.headers.get(name))
+    request = ctx.request_context.request
+    return str(request.headers.get(name)) if request else "no request"
 
 
 @server.tool()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -71,15 +72,20 @@ async def test_the_time_config_of_the_model_card_works_where_uvx_is_missing() ->
         assert refused.is_error and "Mars/Olympus" in refused.content
 
 
-async def test_the_git_config_reads_the_log_of_a_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
     git = ("git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org")
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "Invent the wheel"], check=True)
-    monkeypatch.setenv("AGENTKIT_REPO", str(tmp_path))
+    return tmp_path
+
+
+async def test_the_git_config_reads_the_log_of_a_repository(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTKIT_REPO", str(repository))
     async with MCPServers(CONFIGS / "git.json").open(complain) as tools:
-        result = await call(by_name(tools)["git_log"], repo_path=str(tmp_path))
+        result = await call(by_name(tools)["git_log"], repo_path=str(repository))
         assert "Invent the wheel" in result.content
 
 
@@ -163,24 +169,22 @@ async def test_schemas_reach_the_model_without_titles(sdk: Tools) -> None:
 # --- over HTTP
 
 
+@contextlib.contextmanager
+def http_server(kind: str) -> Iterator[tuple[str, str]]:
+    """A server in a process of its own, on a port that the system chose; its kind and URL."""
+    command = [sys.executable, str(HERE / "sdk_server.py"), kind]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "running on http" in line)
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # so that the pipe never fills
+        yield kind, re.findall(r"http://\S+", line)[0] + ("/sse" if kind == "sse" else "/mcp")
+        process.kill()
+
+
 @pytest.fixture(scope="module")
 def urls() -> Iterator[dict[str, str]]:
-    found, processes = {}, []
-    for kind in ("streamable-http", "sse"):
-        command = [sys.executable, str(HERE / "sdk_server.py"), kind]
-        processes.append((kind, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
-    try:
-        for kind, process in processes:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if match := re.search(r"running on (http://\S+)", line):
-                    found[kind] = match[1] + ("/sse" if kind == "sse" else "/mcp")
-                    break
-        yield found
-    finally:
-        for _, process in processes:
-            process.kill()
-            process.communicate()
+    with http_server("streamable-http") as one, http_server("sse") as other:
+        yield dict([one, other])
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -197,20 +201,20 @@ async def test_a_remote_server_gets_our_headers_and_answers(
             assert "left out" in (await call(remote["big"], n=3_000_000)).content
 
 
-async def test_a_remote_server_that_dies_in_a_call_is_an_error_and_the_rest_goes_on() -> None:
-    command = [sys.executable, str(HERE / "sdk_server.py"), "streamable-http"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        line = next(line for line in process.stderr if "running on" in line)
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        url = re.findall(r"http://\S+", line)[0] + "/mcp"
-        async with MCPServers({"mcpServers": {"far": {"url": url}}}, raw()).open(complain) as tools:
-            tool = by_name(tools)
-            with pytest.raises(ToolError, match="'far' was lost during 'crash'"):
-                await call(tool["crash"])
-            with pytest.raises(ToolError, match="'far' did not start: .* cannot be reached"):
-                await call(tool["add"], a=1, b=1)
-            assert (await call(tool["pids"])).content.startswith("pids: ")
+@pytest.fixture
+def mortal_url() -> Iterator[str]:
+    with http_server("streamable-http") as (_, url):
+        yield url
+
+
+async def test_a_remote_server_that_dies_in_a_call_is_an_error_and_the_rest_goes_on(mortal_url: str) -> None:
+    async with MCPServers({"mcpServers": {"far": {"url": mortal_url}}}, raw()).open(complain) as tools:
+        tool = by_name(tools)
+        with pytest.raises(ToolError, match="'far' was lost during 'crash'"):
+            await call(tool["crash"])
+        with pytest.raises(ToolError, match=r"'far' did not start: .* cannot be reached"):
+            await call(tool["add"], a=1, b=1)
+        assert (await call(tool["pids"])).content.startswith("pids: ")
 
 
 async def test_an_address_that_is_no_mcp_server_is_said_so(page: str) -> None:
@@ -300,11 +304,30 @@ async def test_a_server_that_always_crashes_is_left_alone_after_a_few_restarts()
         for _ in range(4):
             with pytest.raises(ToolError, match="was lost"):
                 await call(die)
-        with pytest.raises(ToolError, match="failed 4 times in a row and is not started again in the next"):
+        with pytest.raises(ToolError, match=r"failed 4 times in a row and is not started again in the next"):
             await call(die)
 
 
-async def test_text_on_stdout_does_not_disturb(caplog: pytest.LogCaptureFixture) -> None:
+async def test_calls_that_are_lost_together_count_as_one_crash() -> None:
+    async with MCPServers(raw()).open(complain) as tools:
+        tool = by_name(tools)
+
+        async def lose(name: str) -> None:
+            with pytest.raises(ToolError, match="was lost"):
+                await call(tool[name])
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("hang", "hang", "hang", "hang", "die"):
+                tasks.start_soon(lose, name)
+        assert (await call(tool["pids"])).content.startswith("pids: ")
+
+
+async def test_a_cwd_that_does_not_exist_is_said_so() -> None:
+    [report] = await check([raw("raw", cwd="/no/such/folder")])
+    assert report.error == "MCP server 'raw' did not start: its cwd /no/such/folder is not a directory"
+
+
+async def test_text_on_stdout_does_not_disturb() -> None:
     async with MCPServers(raw("raw", "garbage")).open(complain) as tools:
         assert (await call(by_name(tools)["pids"])).content.startswith("pids: ")
 
@@ -314,7 +337,7 @@ async def test_errors_of_the_server_reach_the_model_in_words() -> None:
         tool = by_name(tools)
         with pytest.raises(ToolError, match="the fridge is empty"):
             await call(tool["fail"])
-        with pytest.raises(ToolError, match="'raw' answered 'off_schema' off the protocol: content"):
+        with pytest.raises(ToolError, match=r"'raw' answered 'off_schema' off the protocol: content"):
             await call(tool["off_schema"])
         assert (await call(tool["structured"])).content == '{"y": 1}'  # off its own output schema
 
@@ -342,7 +365,7 @@ async def test_sloppy_listings_cost_only_the_tools_that_cannot_be_used() -> None
 
 
 async def test_an_error_in_the_body_comes_out_as_it_is() -> None:
-    with pytest.raises(LookupError, match="^mine$"):
+    with pytest.raises(LookupError, match=r"^mine$"):
         async with MCPServers(raw()).open(complain):
             raise LookupError("mine")
 
@@ -387,5 +410,5 @@ async def test_later_sources_win_and_a_bad_one_is_refused_at_once(tmp_path: Path
     servers = MCPServers(raw("a"), raw("b"), {"mcpServers": {"a": {"command": "other"}}})
     assert [(spec.name, spec.command) for spec in servers.specs] == [("a", "other"), ("b", sys.executable)]
     assert isinstance(servers, Toolset) and servers.scope == "agent"
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match=r"there is no such file"):
         MCPServers(tmp_path / "none.json")

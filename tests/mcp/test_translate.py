@@ -94,8 +94,8 @@ def test_blobs_become_artifacts_and_resources_are_read_or_named() -> None:
             {"type": "image", "data": "not base64!", "mimeType": "image/png"},
         ),
     )
-    assert [(a.name, a.mime, a.data) for a in got.artifacts][0] == ("b.bin", "x/y", b"data")
-    assert got.artifacts[1].mime == "audio/wav" and len(got.artifacts) == 2
+    kept = [(a.mime, a.data) for a in got.artifacts]
+    assert kept == [("x/y", b"data"), ("audio/wav", b"data")] and got.artifacts[0].name == "b.bin"
     assert got.content.splitlines()[:3] == [
         "inside",
         "[b.bin: x/y, 4 bytes, given to the user]",
