@@ -139,12 +139,13 @@ def _wanted(value: Any, tools: Schemas, depth: int = 0) -> list[Wanted] | str:
         # some models write the arguments beside the name
         return [Wanted(name, rest, exact=not rest)]
     given = value[argument_key]
-    if isinstance(given, dict) and "properties" in given and given.get("type") == "object" and "description" in rest:
+    takes = tools.get(name, {}).get("properties") or {}
+    if isinstance(given, dict) and isinstance(given.get("properties"), dict) and "properties" not in takes:
         return _NO_NAME  # the description of a tool, echoed
     raw = ""
     if isinstance(given, str):
         read = read_arguments(given)
-        properties = list(tools.get(name, {}).get("properties") or ())
+        properties = list(takes)
         if not isinstance(read, Unreadable):
             given, raw = read
         elif len(properties) == 1:
@@ -313,7 +314,7 @@ def _quoted(body: str) -> str:
 
 def _repaired(text: str) -> Any:
     """What *text* most likely means, when nothing of it is lost and nothing added; else None."""
-    if len(text) > _REPAIR_LIMIT:
+    if len(text) > _REPAIR_LIMIT or text.rstrip().endswith(":"):  # there is no value yet, and none is made up
         return None
     return _close_last_string(text) or _json_repair(text)
 

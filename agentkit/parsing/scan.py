@@ -16,7 +16,7 @@ from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_ca
 from agentkit.parsing.coder_xml import read_function
 from agentkit.parsing.react import read_step
 
-__all__ = ["Scanner", "Sink"]
+__all__ = ["Scanner", "Sink", "slices"]
 
 Kind: TypeAlias = Literal["tag", "wrap", "fence", "bare", "xml", "react"]
 
@@ -49,13 +49,15 @@ class Sink(Protocol):
 _SPECIAL = re.compile(r"[<`{\[]|\nAction:")
 _LABELS = ("Thought:", "Action:", "Final Answer:", "**Thought:", "**Action:", "**Final Answer:")
 _TAG = re.compile(r"""<(/?)([A-Za-z_][\w-]{0,30})(=[^<>\n]{1,100}|\s+name\s*=\s*["'][^"'<>\n]{1,100}["'])?\s?>""")
-_TAG_START = re.compile(r"</?(?:[A-Za-z_][\w-]{0,30}(?:[=\s][^<>\n]{0,120})?)?\Z")
-_TICKS = re.compile(r"`+")
+_TAG_START = re.compile(
+    r"</?(?:[A-Za-z_][\w-]{0,30}(?:=[^<>\n]{0,101}|\s(?:\s{0,9}n(?:a(?:m(?:e\s?(?:=[^<>\n]{0,101})?)?)?)?)?)?)?\Z"
+)
+_TICKS = re.compile(r"`{1,64}")
 _FENCE_HEAD = re.compile(r"```([^\n`{\[<]{0,60})(\s{0,100})")
 _FENCE_END = re.compile(r"\n[ \t]{0,20}```+")
 _FENCE_END_START = re.compile(r"\n[ \t]{0,20}`{0,2}\Z")
-_JSON_HEAD = re.compile(r"""[\[{\s]{1,80}["'](\w{1,20})["']\s{0,20}:""")
-_JSON_HEAD_START = re.compile(r"""[\[{\s]{1,80}(?:["'](?:\w{1,20}(?:["']\s{0,20})?)?)?\Z""")
+_JSON_HEAD = re.compile(r"""[\[{\s]{1,40}["'](\w{1,20})["']\s{0,20}:""")
+_JSON_HEAD_START = re.compile(r"""[\[{\s]{1,40}(?:["'](?:\w{1,20}(?:["']\s{0,20})?)?)?\Z""")
 _KEYS = frozenset(
     "name function tool tool_name function_name type id arguments parameters args tool_calls function_calls calls "
     "tool_call function_call action thought thoughts reasoning input action_input tool_input".split()
@@ -63,7 +65,7 @@ _KEYS = frozenset(
 _HTML = frozenset("a b code div em i li p pre span strong td th tr ul ol table script style".split())
 _NAMED = re.compile(r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']""")
 _ARGUED = re.compile(r"""["'](?:arguments|parameters|args|input|tool_input|action_input)["']\s*:""")
-_UNFINISHED = re.compile(r"""(?:<[^<>]{0,40}|`{1,2}|\\|"{1,2})\Z""")  # may be the start of a token of a held call
+_UNFINISHED = re.compile(r"(?:<[^<>]{0,40}|`{1,2}|\\)\Z")  # may be the start of a token of a held call
 _TOKENS = r'\\.|"""|[{}\[\]"\']|</?think>|</?tool_call>'
 _ENDS: dict[Kind, re.Pattern[str]] = {
     "tag": re.compile(_TOKENS, re.DOTALL),
@@ -75,6 +77,7 @@ _ENDS: dict[Kind, re.Pattern[str]] = {
 }
 _LOOSE_END = re.compile(r"</?tool_call>|\n[ \t]*\n")
 _LOOSE_LENGTH = 400  # characters after a <tool_call> without JSON, in which its end must come
+_SLICE = 4096  # characters scanned at a time
 _RETRIES = 16  # how often the text after a call that ran past its end is scanned again
 
 
@@ -99,7 +102,9 @@ class Scanner:
         """The text is over; `cut` says that the token limit ended it."""
         rest = ""
         while True:
-            rest = self._run(rest, final=True)
+            for piece in slices(rest):
+                self._run(piece, final=False)
+            self._run("", final=True)
             if self._held is None:
                 return
             rest = self._give_up(cut)
@@ -141,8 +146,9 @@ class Scanner:
     def _start(self, final: bool) -> bool | None:
         """The first visible characters tell whether the turn is in ReAct form."""
         head = self._buffer.lstrip()
+        self._say(len(self._buffer) - len(head))
         if not head or (not final and any(label.startswith(head) for label in _LABELS)):
-            return self._literal(len(self._buffer)) if final else None
+            return self._literal(len(head)) if final else None
         if self._tools and head.startswith(_LABELS):
             return self._hold("react", 0)
         self._mode = "prose"
@@ -204,12 +210,12 @@ class Scanner:
         if name == "tool_call" and not attribute:
             if not after and not final:
                 return None
-            if after.startswith("<function"):
+            if after.startswith(("<function", "<tool_call>")):
                 self._buffer = after
                 return False
             if after[:1] in ("{", "[") or after.startswith("```") or not after:
                 return self._hold("tag", tag.end())
-            if not final and ("```".startswith(after) or "<function".startswith(after)):
+            if not final and any(t.startswith(after) for t in ("```", "<function", "<tool_call>")):
                 return None
             return self._loose(tag.end(), final)
         if attribute or name in _HTML:
@@ -250,7 +256,7 @@ class Scanner:
         ticks = _TICKS.match(b)
         assert ticks is not None
         run = len(ticks[0])
-        if run == len(b) and not final:
+        if run == len(b) and run < 64 and not final:
             return None
         if run < 3:
             self._mode, self._ticks = "inline", run
@@ -355,7 +361,7 @@ class Scanner:
         assert held is not None
         self._held, self._mode = None, "prose"
         text = held.take()
-        if held.maybe_end is not None and self._retries:
+        if held.maybe_end is not None and self._retries and isinstance(read_calls(text, self._tools), Unreadable):
             self._retries -= 1
             at, token = held.maybe_end
             self._settle(held, text[:at], token if token.startswith(("</", "```")) else "", cut=False)
@@ -393,16 +399,15 @@ class Scanner:
                 sink.text(rest)
             return
         found, rest = self._read(text, cut)
-        if held.kind == "fence" and not closed and not cut and rest.strip():
-            closed = ""
+        found = [f for f in found if isinstance(f, Wanted) or not f.empty]  # good JSON that is no call
         calls = [c for c in found if isinstance(c, Wanted)]
         if any(c.name in self._tools for c in calls) and all(self._likely(c, text) for c in calls):
             sink.calls([c for c in found if isinstance(c, Wanted) or self._names_tool(c.text)])
             if rest.strip():
                 sink.text(rest)
             return
-        if not calls and self._names_tool(text) and _ARGUED.search(text):
-            sink.calls(found or [Unreadable(text.strip(), CUT_OFF if cut else "its JSON is broken")])
+        if found and not calls and self._names_tool(text) and _ARGUED.search(text):
+            sink.calls(found)
             return
         exact = bool(calls) and len(calls) == len(found) and all(c.exact for c in calls) and _ARGUED.search(text)
         if exact and held.kind == "wrap":
@@ -448,6 +453,11 @@ class Scanner:
         return named is not None and named[1].strip() in self._tools
 
 
+def slices(text: str) -> list[str]:
+    """*text* in pieces: what is undecided is copied at each decision, so there should not be much of it."""
+    return [text] if len(text) <= _SLICE else [text[i : i + _SLICE] for i in range(0, len(text), _SLICE)]
+
+
 class _Held:
     """Text that may be a call, in the pieces it came in, and where in its JSON it has got to."""
 
@@ -469,21 +479,28 @@ class _Held:
         """Take in *text*; where and with which token what is held ends, if its end is there."""
         self._pieces.append(text)
         text = self._carry + text
-        base = self._length
-        cut = None if final else _UNFINISHED.search(text, max(0, len(text) - 42))
-        limit = cut.start() if cut else len(text)
-        self._carry = text[limit:]
-        self._length += limit
-        for token in _ENDS[self.kind].finditer(text, 0, limit):
-            if self._takes(token[0]):
+        base, done = self._length, 0
+        for token in _ENDS[self.kind].finditer(text):
+            word = token[0]
+            # a quote or a fence at the very end may go on in the next piece
+            if not final and word[0] in '"`' and len(text) - token.start() < 3 + len(word) and not text[token.end() :].strip(word[0]):
+                done = token.start()
+                break
+            done = token.end()
+            if self._takes(word):
                 continue
-            at = base + (token.end() if token[0] in "}]" else token.start())
-            word = "" if token[0] in "}]" else token[0]
+            at = base + (token.end() if word in "}]" else token.start())
+            word = "" if word in "}]" else word
             if self._quote or self._in_parameter:
                 if self.maybe_end is None:
                     self.maybe_end = (at, word)
                 continue
             return at, word
+        else:
+            unfinished = None if final else _UNFINISHED.search(text, max(done, len(text) - 42))
+            done = unfinished.start() if unfinished else len(text)
+        self._carry = text[done:]
+        self._length += done
         return None
 
     def _takes(self, token: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from agentkit.events import CallFragment, CallReady, Event, TextDelta, TextWasThinking, ThinkingDelta, assemble
 from agentkit.messages import BadCall, Message, ToolCall
 from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_arguments
-from agentkit.parsing.scan import Scanner
+from agentkit.parsing.scan import Scanner, slices
 from agentkit.tools import Tool
 
 __all__ = ["TurnParser", "parse_turn"]
@@ -37,6 +37,7 @@ class TurnParser:
         self._server: dict[int, list[CallFragment]] = {}
         self._ids: set[str] = set()
         self._scanner = Scanner(self._schemas, self)
+        self._within = False  # it is thoughts that are read: tags in them are text
         self._thinking = False
         self._may_close = True  # a </think> without its opening tag may still come
         self._carry = ""  # of the thinking, what may be the start of its closing tag
@@ -54,7 +55,8 @@ class TurnParser:
             self._think(reasoning)
         if text:
             self._content.append(text)
-            self._read(text)
+            for piece in slices(text):
+                self._read(piece)
         for fragment in calls:
             self._server.setdefault(fragment.index, []).append(fragment)
         return self._new()
@@ -69,7 +71,7 @@ class TurnParser:
         maybe, self._maybe = self._maybe, None
         if maybe is not None and not self.spoke:
             self.calls(maybe[0])
-        if not self.spoke and not self.called:
+        if not self.spoke and not self.called and not self._within:
             self._calls_in_thinking(cut)
         if not self.called:
             rest = "".join(self._space)
@@ -107,6 +109,8 @@ class TurnParser:
             self._carry, self._thinking, self._space, self._strip = "", False, [], "\n"
 
     def think_tag(self, opens: bool) -> bool:
+        if self._within:
+            return False
         if opens:
             self._may_close, self._thinking, self._space = False, True, []
             return True
@@ -225,7 +229,7 @@ class TurnParser:
         if not thoughts:
             return
         inner = TurnParser((), self._prefix)
-        inner._schemas, inner._may_close = self._schemas, False
+        inner._schemas, inner._within = self._schemas, True
         inner._scanner = Scanner(self._schemas, inner)
         inner.feed(thoughts)
         inner.close("length" if cut else "stop")
