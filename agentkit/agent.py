@@ -242,7 +242,7 @@ class Agent(Generic[OutputT]):
                     return ended("max_tokens")
                 run.turn += 1
                 offered = {} if run.repeats >= _REPEATS_HIDDEN else tools
-                reply, finish_reason = await self._ask(history, engine, offered, settings, run, emit)
+                reply, finish_reason = await self._ask(history, engine, tools, offered, settings, run, emit)
                 history.append(reply)
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
@@ -265,16 +265,17 @@ class Agent(Generic[OutputT]):
         history: Sequence[Message],
         engine: Engine,
         tools: dict[str, Tool],
+        offered: dict[str, Tool],
         settings: ModelSettings,
         run: _Progress,
         emit: Emit,
     ) -> tuple[Message, str]:
-        """One model turn: the reply and why it ended."""
+        """One model turn: the reply and why it ended. It may call tools that are hidden from it, and be told so."""
         await emit(TurnStarted(run.turn))
-        offered = tuple(tools.values())
-        parser = self.planner.parser(offered, run.turn)
+        parser = self.planner.parser(tuple(tools.values()), run.turn)
+        request = self.planner.request(history, tuple(offered.values()), settings, run.session)
         finish_reason = "stop"
-        async with aclosing(engine.stream(self.planner.request(history, offered, settings, run.session))) as chunks:
+        async with aclosing(engine.stream(request)) as chunks:
             async for chunk in chunks:
                 for event in parser.feed(chunk.text, chunk.reasoning, chunk.calls):
                     await emit(event)

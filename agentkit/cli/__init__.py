@@ -299,7 +299,7 @@ def stop(name: str | None, everything: bool) -> int:
         raise click.UsageError("name a model, or say --all")
     stopped = stop_servers(None if everything else name)
     for one in stopped:
-        click.echo(f"stopped {one}")
+        click.echo(f"stopped {one.model} ({one.engine}, pid {one.pid})")
     if not stopped and name:
         click.echo(f"agentkit: no server runs {name!r}; `agentkit model ps` lists those that run.", err=True)
         return ERROR

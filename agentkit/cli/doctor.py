@@ -36,7 +36,7 @@ def examine(model: str | None, as_json: bool) -> int:
                       f"{os.cpu_count()} CPUs, {_memory()}[/]")
         for f in findings:
             mark = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "off": "[dim]–[/]"}[f.state]
-            console.print(f"{mark} {f.what:18} {escape(f.detail)}" + (f"  [dim]→ {escape(f.fix)}[/]" if f.fix else ""))
+            console.print(f"{mark} {f.what:20} {escape(f.detail)}" + (f"  [dim]→ {escape(f.fix)}[/]" if f.fix else ""))
     return int(any(f.state == "missing" for f in findings))
 
 
@@ -70,15 +70,15 @@ def _sandbox() -> Iterator[Finding]:
     from agentkit.sandbox import detect
 
     found = detect()
-    if found.choice:
-        yield Finding("code interpreter", "ok", found.summary)
-    else:
-        yield Finding("code interpreter", "missing", found.summary, found.fix)
+    for what, probe in (("bubblewrap", found.bwrap), ("Landlock", found.landlock)):
+        used = "used: " if probe.ok and found.backend == what.lower().replace("bubblewrap", "bwrap") else ""
+        state: Literal["ok", "missing", "off"] = "ok" if probe.ok else "off" if found.backend else "missing"
+        yield Finding(f"sandbox: {what}", state, used + probe.detail, probe.fix)
     absent = [m for m in ("numpy", "pandas", "matplotlib") if importlib.util.find_spec(m) is None]
     if absent:
-        yield Finding("  its libraries", "off", f"without {', '.join(absent)}", "pip install 'agentkit[interpreter]'")
+        yield Finding("sandbox: libraries", "off", f"without {', '.join(absent)}", "pip install 'agentkit[interpreter]'")
     else:
-        yield Finding("  its libraries", "ok", "numpy, pandas, matplotlib")
+        yield Finding("sandbox: libraries", "ok", "numpy, pandas, matplotlib")
 
 
 def _mcp() -> Iterator[Finding]:

@@ -163,7 +163,7 @@ def server_table(servers: Sequence[Any], as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for s in servers:
         left = "" if s.expires_in is None else f"{s.expires_in:.0f} s"
-        table.add_row(s.model, s.engine, str(s.pid), s.base_url, str(s.leases), left)
+        table.add_row(s.model, s.engine, str(s.pid), s.url, str(s.leases), left)
     if servers:
         Console().print(table)
     else:
