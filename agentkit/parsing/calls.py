@@ -255,7 +255,7 @@ def _loose(text: str, *, cut: bool, closable: int = 1) -> Any:
             out.append(_scalar(token, text))
             last = "value"
             done = not stack
-    if stack and (last == "colon" or (cut and (len(stack) > closable or last != "value"))):
+    if stack and (last in ("colon", "comma") or (cut and (len(stack) > closable or last != "value"))):
         raise _NotRead("the JSON is not complete")
     if last == "comma":
         out.pop()
@@ -314,7 +314,7 @@ def _quoted(body: str) -> str:
 
 def _repaired(text: str) -> Any:
     """What *text* most likely means, when nothing of it is lost and nothing added; else None."""
-    if len(text) > _REPAIR_LIMIT or text.rstrip().endswith(":"):  # there is no value yet, and none is made up
+    if len(text) > _REPAIR_LIMIT or text.rstrip().endswith((":", ",")):  # there is no value yet, and none is made up
         return None
     return _close_last_string(text) or _json_repair(text)
 
@@ -340,6 +340,8 @@ def _close_last_string(text: str) -> Any:
 
 
 def _json_repair(text: str) -> Any:
+    if any(m["d"] is not None and not m["dend"] for m in _TOKEN.finditer(text)):
+        return None  # a string is still open: half a program, however well it could be closed
     import json_repair  # slow to import; only broken calls need it
 
     try:

@@ -62,7 +62,7 @@ _KEYS = frozenset(
     "name function tool tool_name function_name type id arguments parameters args tool_calls function_calls calls "
     "tool_call function_call action thought thoughts reasoning input action_input tool_input".split()
 )
-_HTML = frozenset("a b code div em i li p pre span strong td th tr ul ol table script style".split())
+_HTML = frozenset("a b br hr code div em i li p pre span strong td th tr ul ol table script style".split())
 _NAMED = re.compile(r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']""")
 _ARGUED = re.compile(r"""["'](?:arguments|parameters|args|input|tool_input|action_input)["']\s*:""")
 _UNFINISHED = re.compile(r"(?:<[^<>]{0,40}|`{1,2}|\\)\Z")  # may be the start of a token of a held call
@@ -72,7 +72,7 @@ _ENDS: dict[Kind, re.Pattern[str]] = {
     "wrap": re.compile(_TOKENS + r"|</[A-Za-z_][\w-]{0,30}>", re.DOTALL),
     "fence": re.compile(_TOKENS + "|```+", re.DOTALL),
     "bare": re.compile(_TOKENS + "|```+", re.DOTALL),
-    "xml": re.compile(r"<parameter[=\s]|</parameter>|</function>|</?tool_call>|</?think>"),
+    "xml": re.compile(r"<parameter[=\s]|</parameter>|</?function[=\s>]|</?tool_call>|</?think>"),
     "react": re.compile(r"</?tool_call>|<function=|</?think>"),
 }
 _LOOSE_END = re.compile(r"</?tool_call>|\n[ \t]*\n")
@@ -98,15 +98,17 @@ class Scanner:
         """Scan *text*; what comes after a think tag is returned, and not scanned."""
         return self._run(text, final=False)
 
-    def close(self, *, cut: bool = False) -> None:
-        """The text is over; `cut` says that the token limit ended it."""
+    def close(self, *, cut: bool = False) -> str:
+        """The text is over; `cut` says that the token limit ended it. What comes after a think tag is returned, as by
+        `feed`: read it, and close again."""
         rest = ""
         while True:
-            for piece in slices(rest):
-                self._run(piece, final=False)
-            self._run("", final=True)
+            pieces = [*slices(rest), ""]
+            for i, piece in enumerate(pieces, 1):
+                if after := self._run(piece, final=i == len(pieces)):
+                    return after + "".join(pieces[i:])
             if self._held is None:
-                return
+                return ""
             rest = self._give_up(cut)
 
     # ------------------------------------------------------------ prose
@@ -426,7 +428,7 @@ class Scanner:
         body = re.sub(r"\A\s*```\w*\s|\s*```\s*\Z", "", text) if text.lstrip().startswith("```") else text
         if not body.strip():
             return [], ""
-        whole = read_calls(body, self._tools, repair=not cut)
+        whole = read_calls(body, self._tools, repair=not cut, cut=cut)
         if not isinstance(whole, Unreadable):
             return list(whole), ""
         found: list[Wanted | Unreadable] = []
@@ -466,6 +468,7 @@ class _Held:
         self.maybe_end: tuple[int, str] | None = None  # an end inside a string, which counts if no other comes
         self._pieces: list[str] = []
         self._length = 0
+        self._before = ""  # the character before the carry
         self._carry = ""  # the end of the last piece, which may be half of a token
         self._depth = 0
         self._quote = ""
@@ -487,6 +490,14 @@ class _Held:
                 done = token.start()
                 break
             done = token.end()
+            if word[:9] == "<function":
+                if base + token.start() == 0:
+                    continue
+                if self._in_parameter and self.maybe_end is not None:  # the end in the value was the call's after all
+                    return self.maybe_end
+            # in broken JSON a fence ends it only on a line of its own: in a line it may be the program's
+            if word[:3] == "```" and self._depth > 0 and not (text[: token.start()] or self._before).endswith("\n"):
+                continue
             if self._takes(word):
                 continue
             at = base + (token.end() if word in "}]" else token.start())
@@ -499,6 +510,7 @@ class _Held:
         else:
             unfinished = None if final else _UNFINISHED.search(text, max(done, len(text) - 42))
             done = unfinished.start() if unfinished else len(text)
+        self._before = text[:done][-1:] or self._before
         self._carry = text[done:]
         self._length += done
         return None

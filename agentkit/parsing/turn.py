@@ -45,7 +45,7 @@ class TurnParser:
         self._strip = ""  # what to strip from the text that comes next: after thoughts newlines, after a call all space
         self._echo: str | None = None
         self._waiting: list[Event] = []  # after the echo, until it is known what that is
-        self._maybe: tuple[Sequence[Wanted], str] | None = None
+        self._maybe: tuple[Sequence[Wanted], list[str]] | None = None  # calls, their text and the space after it
         self._in_text = False  # calls were found in the content
         self.spoke = self.called = False
 
@@ -66,7 +66,10 @@ class TurnParser:
         cut = finish_reason == "length"
         if self._thinking:
             self._think(self._carry)
-        self._scanner.close(cut=cut)
+        while rest := self._scanner.close(cut=cut):  # what was held had a think tag in it
+            self._read(rest)
+            if self._thinking:
+                self._think(self._carry)
         self._server_calls(cut)
         maybe, self._maybe = self._maybe, None
         if maybe is not None and not self.spoke:
@@ -145,9 +148,11 @@ class TurnParser:
     def text(self, text: str) -> None:
         if not text:
             return
-        if self._maybe is not None and not text.isspace():
-            source, self._maybe = self._maybe[1], None
-            self.text(source)
+        if self._maybe is not None:
+            if text.isspace():
+                self._maybe[1].append(text)
+                return
+            text, self._maybe = "".join([*self._maybe[1], text]), None
         if text.isspace():
             self._space.append(text)
             return
@@ -179,7 +184,7 @@ class TurnParser:
             self._call(call)
 
     def maybe_calls(self, calls: Sequence[Wanted], source: str) -> None:
-        self._maybe = (calls, source)
+        self._maybe = (calls, [source])
 
     def echo(self, source: str) -> None:
         if self._echo is not None:
@@ -233,7 +238,12 @@ class TurnParser:
         inner._scanner = Scanner(self._schemas, inner)
         inner.feed(thoughts)
         inner.close("length" if cut else "stop")
-        found = [e for e in inner._events if isinstance(e, CallReady)]
+        found: list[Event] = []
+        for event in inner._events:
+            if isinstance(event, CallReady):
+                found.append(event)
+            elif isinstance(event, TextDelta):
+                found.clear()  # it thought on after that call: it only considered it
         self._events += found
         self.called = bool(found)
         self._in_text = self._in_text or (bool(found) and "<think>" in "".join(self._content))

@@ -1,21 +1,24 @@
-"""The small process that owns one model server: starts it, waits until it is ready, stops it when nobody needs it.
+"""The small process that owns one model server: starts it, and stops it when nobody needs it.
 
-A server that stays warm between runs outlives the run that started it, so a run cannot be its owner. The keeper is.
-Who needs the server holds a *lease*: an open connection to the keeper's socket. The kernel closes it when the holder
-dies, however it dies. Once the last lease is gone the server is kept for `keep_alive` seconds, then stopped, and the
-keeper ends. Should the keeper be killed, the kernel kills the server with it.
+A server that stays warm between runs outlives the run that started it, so a run cannot be its owner. The
+keeper is. Who needs the server holds a *lease*: an open connection to the keeper's socket. The kernel closes
+it when the holder dies, however it dies. Once the last lease is gone the server is kept for `keep_alive`
+seconds, then stopped, and the keeper ends. Should the keeper be killed, the kernel kills the server with it
+(on Linux, and not what the server itself has started).
 
 Run by `agentkit.runtime.server` as `python -I -S keeper.py`: it imports nothing of agentkit and little of the
-standard library, so that it starts in milliseconds and stays small. Its standard input is the first lease, the first
-line on it says what to run. Lines of JSON both ways:
+standard library, so that it starts in milliseconds and stays small. Its standard input is the first lease,
+and the first line on it says what to run. Lines of JSON both ways:
 
     client: {"op": "lease", "keep_alive": s} | {"op": "status"} | {"op": "stop"}
     keeper: {"event": "listening"} | {"event": "ready", …} | {"event": "status", …} | {"event": "stopped"}
-            {"event": "failed" | "died", "code": exit code or null, "tail": last log lines}   then the connection ends
+            {"event": "failed" | "died", "code": exit code or null, "tail": last log lines}
+            the last word on a lease is followed by the end of the connection
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -82,8 +85,8 @@ class _Keeper:
 
         for name, text in self.spec["files"].items():
             path = os.path.join(self.spec["dir"], name)
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-                file.write(fill(text))
+            with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(fill(text).encode("utf-8", "surrogateescape"))
         argv = [fill(part) for part in self.spec["argv"]]
         env = {name: fill(value) for name, value in self.spec["env"].items()}
         log = os.open(self.spec["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND, 0o600)
@@ -92,9 +95,10 @@ class _Keeper:
         if not self.pid:
             _become(argv, env, log, keeper)
         os.close(log)
+        _group(self.pid)
 
     def look(self) -> bool:
-        """Whether the server answers its ready path; asked of it directly, a client library would weigh too much."""
+        """Whether the server answers its ready path; asked by hand: a client library weighs too much."""
         request = (
             f"GET {self.spec['ready_path']} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
             f"Authorization: Bearer {self.spec['api_key']}\r\nConnection: close\r\n\r\n"
@@ -113,32 +117,28 @@ class _Keeper:
         if not pid:
             return None
         self.pid = 0
+        _kill(pid, signal.SIGKILL)  # what it may have started and left
         return os.waitstatus_to_exitcode(status)
 
     def stop_server(self) -> None:
         if not self.pid:
             return
-        group = self.pid
-        _kill(group, signal.SIGTERM)
+        _kill(self.pid, signal.SIGTERM)
         for client in self.clients:  # nothing more is read from them
             self.selector.unregister(client)
         deadline = time.monotonic() + _GRACE
         while self.exit_code() is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                _kill(group, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                self.pid = 0
-                break
-            self.selector.select(left)  # SIGCHLD ends the wait
+                _kill(self.pid, signal.SIGKILL)
+            self.selector.select(left if left > 0 else _POLL)  # SIGCHLD ends the wait
             self.signals()
-        _kill(group, signal.SIGKILL)  # what it may have started
 
     def tail(self) -> str:
         try:
             with open(self.spec["log"], "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-                return file.read().decode("utf-8", "replace")
+                return file.read(_TAIL).decode("utf-8", "replace")
         except OSError as exc:
             return f"(the log cannot be read: {exc})"
 
@@ -178,6 +178,8 @@ class _Keeper:
             return self.drop(client)
         *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
         for line in lines:
+            if client not in self.clients:  # dropped, for it did not take the answer to an earlier line
+                return
             try:
                 message = json.loads(line)
                 op = message["op"]
@@ -262,16 +264,11 @@ class _Keeper:
         # first out of sight, so that a new run starts a server of its own rather than lean on this one
         if self.listener is not None:
             self.selector.unregister(self.listener)
-        try:
-            for name in os.listdir(self.spec["dir"]):
-                os.unlink(os.path.join(self.spec["dir"], name))
-            os.rmdir(self.spec["dir"])
-        except OSError:
-            pass  # swept up by the next start
+        _clear(self.spec["dir"])
         if self.listener is not None:
             self.listener.close()
         self.stop_server()
-        for client in list(self.clients):
+        for client in list(self.leases):  # who only just came hears nothing, and may try again elsewhere
             self.send(client, last_word)
         os._exit(0)
 
@@ -279,7 +276,7 @@ class _Keeper:
 def _become(argv: list[str], env: dict[str, str], log: int, keeper: int) -> NoReturn:
     """In the forked child: turn into the server."""
     try:
-        os.setsid()
+        _group(os.getpid())
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -298,11 +295,24 @@ def _become(argv: list[str], env: dict[str, str], log: int, keeper: int) -> NoRe
     os._exit(127)
 
 
+def _clear(directory: str) -> None:
+    """Remove it; directories that the server made in it stay until the next start sweeps them up."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        os.rmdir(directory)
+
+
+def _group(pid: int) -> None:
+    """Make it a process group; done on both sides of the fork, so that whoever comes first can rely on it."""
+    with contextlib.suppress(OSError):  # the other side was faster, or it is gone already
+        os.setpgid(pid, pid)
+
+
 def _kill(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _first_line(first: socket.socket) -> dict[str, Any] | None:
@@ -325,13 +335,16 @@ def main() -> None:
     spec = _first_line(first)
     if spec is None:
         return
+    keeper = None
     try:
-        _Keeper(first, spec).run()
+        keeper = _Keeper(first, spec)
+        keeper.run()
     except OSError as exc:  # no space for its files, no more processes, …
-        first.setblocking(True)
-        first.sendall(
-            json.dumps({"event": "failed", "code": None, "tail": "", "why": str(exc)}).encode() + b"\n"
-        )
+        failure = {"event": "failed", "code": None, "tail": "", "why": str(exc)}
+        if keeper is not None:
+            keeper.end(failure)
+        _clear(spec["dir"])
+        first.sendall(json.dumps(failure).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class LlamaCpp:
 
     Takes `llama-server` where it is on the PATH, else llama-cpp-python's server (extra `llama-cpp`). It listens on
     127.0.0.1, with a random key. `context` is in tokens; by default what the model was trained for, at most 16,384.
-    `threads` is by default the server's choice. `keep_alive` is how many seconds the server stays warm for others after
+    `threads` is by default one for each core. `keep_alive` is how many seconds the server stays warm for others after
     its last use; with 0 it is this engine's own. `args` are more arguments for `llama-server`.
     Raises `ModelNotFound` for a file that is none, `EngineError` when the server cannot be started.
     """
@@ -136,7 +136,8 @@ class LlamaCpp:
             "logits_all": False,  # its default keeps the logits of every position: 10 GB at 16k tokens
             "use_mlock": False,
             "verbose": False,
-            **({"n_threads": self._threads, "n_threads_batch": self._threads} if self._threads else {}),
+            "n_threads": self._threads or _threads(),  # its default is half of two CPUs: one
+            **({"n_threads_batch": self._threads} if self._threads else {}),
         }
         config = {
             "host": "127.0.0.1",
@@ -154,6 +155,12 @@ class LlamaCpp:
             env={"CONFIG_FILE": "{dir}/config.json"},
             files={"config.json": json.dumps(config)},
         )
+
+
+def _threads() -> int:
+    """Half of the logical CPUs, which is about one for each core, but two where there are two."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, max(2, cpus // 2))
 
 
 def _llama_server() -> str | None:

@@ -12,11 +12,13 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,16 +30,16 @@ from agentkit.errors import EngineError
 __all__ = ["HostedServer", "RunningServer", "ServerCommand", "find", "hosted", "running", "stop"]
 
 _KEEPER = Path(__file__).with_name("keeper.py")
+_LOCK_POLL = 0.02  # seconds
+_LONGEST_PATH = 75  # bytes: with "/<21 characters>/socket" it must fit into the 107 of a socket's address
 
 # What a model server sees of our environment: enough to run, none of the user's secrets.
-_ENV_NAMES = frozenset(
-    "PATH HOME USER LANG LANGUAGE TZ TMPDIR LD_LIBRARY_PATH XDG_CACHE_HOME VIRTUAL_ENV"
-    " HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE NUMBA_CACHE_DIR TRITON_CACHE_DIR".split()
+_ENV_NAMES = re.compile(
+    r"PATH|HOME|USER|LANG|LANGUAGE|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|VIRTUAL_ENV"
+    r"|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|NUMBA_CACHE_DIR|TRITON_CACHE_DIR"
+    r"|(LC|OMP|KMP|GOMP|OPENBLAS|MKL|CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|GGML|VLLM)_.*"
 )
-_ENV_PREFIXES = tuple(
-    "LC_ OMP_ KMP_ GOMP_ OPENBLAS_ MKL_ CUDA_ NVIDIA_ NCCL_ HIP_ HSA_ ROCR_ GGML_ VLLM_".split()
-)
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 # (in the log, or "exit <code>") -> what that most likely means; the first that fits is told
 _CAUSES = (
@@ -45,7 +47,7 @@ _CAUSES = (
     (r"address already in use", "another program took the port"),
     (
         r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|MemoryError"
-        r"|OutOfMemory|failed to create llama_context|^exit -9$",
+        r"|OutOfMemory|failed to create llama_context",
         "there is not enough memory for it: take a smaller model or a shorter context, or free some memory",
     ),
     (
@@ -53,8 +55,8 @@ _CAUSES = (
         "this build of the server does not know the model's architecture: upgrade it (llama.cpp or vLLM)",
     ),
     (
-        r"invalid magic|not within the file bounds|invalid gguf|corrupt|failed to read tensor|unexpected end of file"
-        r"|failed to load model from file|error loading model",
+        r"invalid magic|not within the file bounds|invalid gguf|corrupt|failed to read tensor"
+        r"|unexpected end of file|failed to load model from file|error loading model",
         "the model file is damaged or is not a GGUF file: delete it and fetch it again",
     ),
     (r"No module named|ModuleNotFoundError", "a package the server needs is not installed"),
@@ -67,10 +69,10 @@ _CAUSES = (
 class ServerCommand:
     """How to run a model server that speaks chat completions.
 
-    In `argv`, the values of `env` and the texts of `files`, `{port}`, `{api_key}` and `{dir}` are filled in at the
-    start: a free port, a fresh random key, and the server's private directory, where `files` are written (mode 0600).
-    Keep the key out of `argv`, which every user of the machine can read. The server must listen on 127.0.0.1; it is
-    ready when GET `ready_path` answers 200, for which it has `ready_timeout` seconds.
+    In `argv`, the values of `env` and the texts of `files`, `{port}`, `{api_key}` and `{dir}` are filled in
+    at the start: a free port, a fresh random key, and the server's private directory, where `files` are
+    written (mode 0600). Keep the key out of `argv`, which every user of the machine can read. The server must
+    listen on 127.0.0.1; it is ready when GET `ready_path` answers 200, within `ready_timeout` seconds.
     """
 
     engine: str  # "llama.cpp"
@@ -87,8 +89,8 @@ class ServerCommand:
     def key(self) -> str:
         """The same for two commands that may share one server; a changed model file changes it."""
         try:
-            stat = os.stat(self.weights)
-            version = [stat.st_size, stat.st_mtime_ns]
+            weights = os.stat(self.weights)
+            version = [weights.st_size, weights.st_mtime_ns]
         except OSError:
             version = []
         parts = [self.engine, self.model, self.argv, self.weights, dict(self.env), dict(self.files), version]
@@ -124,6 +126,8 @@ class HostedServer:
         self.pid: int = ready["pid"]
         self.log: str = ready["log"]
         self._lease = lease
+        self._asking = anyio.Lock()  # a socket can be waited for by one task only, and has one last word
+        self._death: str | None = None
 
     def __repr__(self) -> str:  # never the key
         return f"HostedServer({self.base_url!r}, model={self.model!r}, pid={self.pid})"
@@ -131,9 +135,10 @@ class HostedServer:
     async def why_gone(self, wait: float = 2.0) -> str | None:
         """What to tell the user if the server has died, at most `wait` seconds late; None while it lives."""
         with anyio.move_on_after(wait):
-            event = await self._lease.receive()
-            return _death(self.engine, self.model, event)
-        return None
+            async with self._asking:
+                if self._death is None:
+                    self._death = _death(self.engine, self.model, await self._lease.receive())
+        return self._death
 
 
 @asynccontextmanager
@@ -142,13 +147,13 @@ async def hosted(
 ) -> AsyncIterator[HostedServer]:
     """Hold a server that runs `command`: one that is already running where there is one, else a new one.
 
-    With `keep_alive` 0 the server is the caller's own and is stopped on the way out. With more, it can be found and
-    used by other processes too, and is kept for that many seconds after the last of them has let go of it.
-    Raises `EngineError` when it cannot be started; the message has the likeliest cause and the end of its log.
+    With `keep_alive` 0 the server is the caller's own and is stopped on the way out. With more, it can be
+    found and used by other processes too, and is kept for that many seconds after the last of them let go.
+    Raises `EngineError` when it cannot be started, with the likeliest cause and the end of its log.
     """
     say = on_progress or (lambda _: None)
     for _ in range(3):  # one that is just shutting down may slip away between finding and holding it
-        lease = await _join(command, keep_alive) if keep_alive > 0 else None
+        lease = _join(command, keep_alive) if keep_alive > 0 else None
         if lease is None:
             lease = await _start(command, keep_alive)
         try:
@@ -185,7 +190,7 @@ def find(model: str) -> RunningServer | None:
 
 
 def stop(model: str | None = None) -> list[RunningServer]:
-    """Stop the warm servers of `model` (a name, a path, an id), or all; returns those that were stopped, when gone."""
+    """Stop the warm servers of `model` (a name, a path, an id), or all; returns those stopped, once gone."""
     stopped = []
     for server, connection in _each({"op": "status"}):
         with connection:
@@ -228,69 +233,43 @@ class _Lease:
 
     async def release(self) -> None:
         """Let go; where that ends the server, wait until it is gone."""
-        try:
+        with suppress(OSError):  # it was the keeper that hung up
             self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it was the keeper that hung up
         with anyio.move_on_after(15, shield=True):
             while await self.receive():
                 pass
         self._socket.close()
 
 
-async def _join(command: ServerCommand, keep_alive: float) -> _Lease | None:
+def _join(command: ServerCommand, keep_alive: float) -> _Lease | None:
     """A lease on a server that runs already."""
     for directory in sorted(_runtime_dir().glob(f"{command.key}-*")):
         connection = _connect(directory)
-        if connection is not None:
+        if connection is None:
+            continue
+        try:
             connection.sendall(json.dumps({"op": "lease", "keep_alive": keep_alive}).encode() + b"\n")
-            return _Lease(connection, started=False)
+        except OSError:  # it shut down in this very moment
+            connection.close()
+            continue
+        return _Lease(connection, started=False)
     return None
 
 
 async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
     """A lease on a new server; or, when another process started the same one in this very moment, on that."""
-    lock = await anyio.to_thread.run_sync(_lock, abandon_on_cancel=True)
+    lock = _open_lock()
     try:
-        if keep_alive > 0 and (lease := await _join(command, keep_alive)):
+        while True:  # held by others for milliseconds; waiting for it in a thread could not be cancelled
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await anyio.sleep(_LOCK_POLL)
+        if keep_alive > 0 and (lease := _join(command, keep_alive)):
             return lease
         _sweep()
-        name = f"{command.key if keep_alive > 0 else 'private'}-{secrets.token_hex(4)}"
-        directory = _runtime_dir() / name
-        try:
-            directory.mkdir(mode=0o700)
-            log = _log_path(command) if keep_alive > 0 else directory / "log"
-        except OSError as exc:
-            raise EngineError(
-                f"cannot start {command.engine}: {exc}; free some space or set XDG_RUNTIME_DIR"
-            ) from exc
-        spec = {
-            "dir": str(directory),
-            "shared": keep_alive > 0,
-            "keep_alive": keep_alive,
-            "api_key": secrets.token_urlsafe(24),
-            "log": str(log),
-            "engine": command.engine,
-            "model": command.model,
-            "weights": command.weights,
-            "argv": command.argv,
-            "env": {**_environment(), **command.env},
-            "files": dict(command.files),
-            "base_path": command.base_path,
-            "ready_path": command.ready_path,
-            "ready_timeout": command.ready_timeout,
-        }
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # its first process forks and ends at once, so this wait takes milliseconds
-            keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_KEEPER)],
-                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=_environment(), cwd="/", start_new_session=True,
-            )  # fmt: skip
-            keeper.wait()
-        await anyio.to_thread.run_sync(ours.sendall, json.dumps(spec).encode() + b"\n")
-        lease = _Lease(ours, started=True)
+        lease = _Lease(_start_keeper(command, keep_alive), started=True)
         listening = False
         try:
             event = await lease.receive()
@@ -305,17 +284,61 @@ async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
         os.close(lock)
 
 
-def _lock() -> int:
-    """Wait for the lock under which servers are started and swept up; it is held for milliseconds."""
-    lock = os.open(_runtime_dir() / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+def _start_keeper(command: ServerCommand, keep_alive: float) -> socket.socket:
+    """Start a keeper and tell it what to run; returns its first lease. The caller holds the lock."""
+    shared = keep_alive > 0
+    directory = _runtime_dir() / f"{command.key if shared else 'private'}-{secrets.token_hex(4)}"
+    ours, theirs = socket.socketpair()
+    try:
+        directory.mkdir(mode=0o700)
+        log = _log_path(command) if shared else directory / "log"
+        spec = {
+            "dir": str(directory),
+            "shared": shared,
+            "keep_alive": keep_alive,
+            "api_key": secrets.token_urlsafe(24),
+            "log": str(log),
+            "engine": command.engine,
+            "model": command.model,
+            "weights": command.weights,
+            "argv": command.argv,
+            "env": {**_environment(), **command.env},
+            "files": dict(command.files),
+            "base_path": command.base_path,
+            "ready_path": command.ready_path,
+            "ready_timeout": command.ready_timeout,
+        }
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_KEEPER)],
+            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=_environment(), cwd="/", start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        keeper.wait()  # its first process forks and ends at once, so this takes milliseconds
+        ours.sendall(json.dumps(spec).encode() + b"\n")
+    except OSError as exc:
+        ours.close()
+        shutil.rmtree(directory, ignore_errors=True)
+        raise EngineError(_cannot_start(command.engine, command.model, exc)) from exc
+    finally:
+        theirs.close()
+    return ours
+
+
+def _open_lock() -> int:
+    """The file whose lock one holds to start servers or sweep up."""
+    path = _runtime_dir() / "lock"
+    try:
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise EngineError(_unusable(path.parent, exc)) from exc
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    lock = _lock()
+    lock = _open_lock()
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
@@ -372,35 +395,41 @@ def _each(message: Mapping[str, str]) -> Iterator[tuple[RunningServer, socket.so
 
 def _runtime_dir() -> Path:
     """The private directory of sockets and keys."""
-    import platformdirs  # slow to import; only hosting needs it
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    if _is_private(base):
+        path = Path(base, "agentkit", "servers")
+    else:  # platformdirs would warn, and use a name in the temporary directory that others can take first
+        import platformdirs  # slow to import; only hosting needs it
 
-    path = Path(platformdirs.user_runtime_dir("agentkit"))
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(path, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
-        path = Path(platformdirs.user_cache_dir("agentkit")) / "run"
-    path /= "servers"
-    if (
-        len(os.fsencode(path)) > 75
-    ):  # + "/<21 characters>/socket" must fit into the 107 bytes of a socket's address
+        path = Path(platformdirs.user_cache_dir("agentkit"), "run", "servers")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
         raise EngineError(
-            f"the path {path} is too long for sockets: set XDG_RUNTIME_DIR to a short directory"
+            f"the path {path} is too long for sockets: set XDG_RUNTIME_DIR to a short directory of your own"
+            " with mode 0700"
         )
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid != os.geteuid():
-            raise EngineError(
-                f"{path} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own"
-            )
-        path.chmod(0o700)
+        path.chmod(0o700)  # fails on what belongs to another user
     except OSError as exc:
-        raise EngineError(
-            f"cannot use {path} for the sockets of model servers: {exc}; set XDG_RUNTIME_DIR"
-        ) from exc
+        raise EngineError(_unusable(path, exc)) from exc
     return path
+
+
+def _is_private(path: str) -> bool:
+    """Whether it is a directory that is ours and nobody else's, and can be written to."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and info.st_mode & 0o777 == 0o700
+    return ours and os.path.isabs(path) and os.access(path, os.W_OK)
+
+
+def _unusable(path: Path, exc: OSError) -> str:
+    return (
+        f"cannot use {path} for the sockets of model servers: {exc.strerror}; free some space, or set"
+        " XDG_RUNTIME_DIR to a directory of your own with mode 0700"
+    )
 
 
 def _log_path(command: ServerCommand) -> Path:
@@ -417,8 +446,15 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if (name in _ENV_NAMES or name.startswith(_ENV_PREFIXES)) and not _SECRET.search(name)
+        if _ENV_NAMES.fullmatch(name) and not _SECRET.search(name)
     }
+
+
+def _cannot_start(engine: str, model: str, why: object) -> str:
+    return (
+        f"cannot start {engine} with {model}: {why}; free some space, or set XDG_RUNTIME_DIR and"
+        " XDG_STATE_HOME to directories you can write to"
+    )
 
 
 def _death(engine: str, model: str, event: Mapping[str, Any] | None, timeout: float | None = None) -> str:
@@ -430,12 +466,15 @@ def _death(engine: str, model: str, event: Mapping[str, Any] | None, timeout: fl
             f"the {engine} server for {model} was stopped by `agentkit model stop` or a signal; run it again"
         )
     if event.get("why"):
-        return f"cannot start {engine} with {model}: {event['why']}"
+        return _cannot_start(engine, model, event["why"])
     code, tail = event["code"], event["tail"].strip()
     if code is None:
-        what = f"was not ready after {timeout:.0f} s" if timeout else "was not ready in time"
+        what = f"was not ready after {timeout:g} s" if timeout else "was not ready in time"
     else:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            how = "was killed (perhaps out of memory)"  # by the kernel then; but anybody may have done it
+        else:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         what = how + (" before it was ready" if event["event"] == "failed" else " while it was in use")
     text = f"exit {code}\n{tail}"
     cause = next(

@@ -1,4 +1,4 @@
-"""A Python interpreter for code that nobody vouches for: isolated by bubblewrap or Landlock, with state and limits."""
+"""A Python for code that nobody vouches for: isolated by bubblewrap or Landlock, with state and limits."""
 
 from agentkit.sandbox.box import Backend, OnOutput, Sandbox
 from agentkit.sandbox.detect import Detection, Probe, detect

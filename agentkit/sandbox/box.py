@@ -32,17 +32,19 @@ _FEW_FILES: Final = 300  # to look at them takes less time than to have a thread
 
 
 class Sandbox:
-    """A Python interpreter that keeps its variables from run to run and is cut off from everything but its workspace.
+    """A Python interpreter that keeps its variables from run to run and is cut off from everything but its
+    workspace.
 
-    Use it as `async with Sandbox() as box:` and close it in the task that opened it; the process starts with the
-    first run. Runs wait for each other.
+    Use it as `async with Sandbox() as box:` and close it in the task that opened it; the process starts with
+    the first run. Runs wait for each other.
 
     Args:
-        workspace: the only directory the code can write to, and its current one; None: one that is removed at the end.
-        backend: "auto" takes bubblewrap, or else Landlock; a backend that is named is used or refused, never replaced.
-            "unsafe-local" isolates nothing.
-        timeout: seconds for one run. Code that takes longer is interrupted, and its variables are kept; if it does
-            not stop for that, it is killed, and they are lost.
+        workspace: the only directory the code can write to, and its current one; None: one that is removed at
+            the end.
+        backend: "auto" takes bubblewrap, or else Landlock; a backend that is named is used or refused, never
+            replaced. "unsafe-local" isolates nothing.
+        timeout: seconds for one run. Code that takes longer is interrupted, and its variables are kept; if it
+            does not stop for that, it is killed, and they are lost.
         python: the interpreter to run, with the packages it has; None: this one.
 
     Raises:
@@ -69,7 +71,7 @@ class Sandbox:
         self._process: processes.Process | None = None
         self._lock = anyio.Lock(fast_acquire=True)
         self._request = 0
-        self._started = False  # a worker has been, so its end is a loss
+        self._has_state = False  # a worker runs, or has ended without anybody having been told
         self._running = False
         self._breach: tuple[Status, str] | None = None  # the limit for which the watch ended the process
 
@@ -88,7 +90,9 @@ class Sandbox:
         else:
             self._workspace = self._given_workspace.resolve()
             self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._scratch = None if self.backend == "bwrap" else Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
+        self._scratch = (
+            None if self.backend == "bwrap" else Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
+        )
         self._launch: Launch = plan_launch(
             self.backend, self._interpreter, self._workspace, self._scratch, self.limits
         )
@@ -117,8 +121,11 @@ class Sandbox:
         elif self._launch.uid is not None:
             hand_over(self._workspace, self._launch.uid, 0)
 
-    async def run(self, code: str, timeout: float | None = None, on_output: OnOutput | None = None) -> Execution:
-        """Run *code* and say what came of it, whatever that is: what the code does wrong is no exception here.
+    async def run(
+        self, code: str, timeout: float | None = None, on_output: OnOutput | None = None
+    ) -> Execution:
+        """Run *code* and say what came of it, whatever that is: what the code does wrong is no exception
+        here.
 
         Args:
             timeout: seconds, if other than the sandbox's.
@@ -128,9 +135,9 @@ class Sandbox:
             SandboxUnavailable: the interpreter could not be started.
         """
         async with self._lock:
-            lost_before = self._started and (self._process is None or not self._process.alive)
-            before = self._breach
-            if self._process is None or not self._process.alive:
+            gone = self._process is None or not self._process.alive
+            lost_before, before = gone and self._has_state, self._breach
+            if self._process is None or gone:
                 await self._stop()
                 self._process = await self._start()
             begun = anyio.current_time()
@@ -138,7 +145,7 @@ class Sandbox:
             run = _Run(self._process, self._request, self.limits, on_output)
             self._running = True
             try:
-                await run.follow(code, begun + (self.timeout if timeout is None else timeout))
+                await run.follow(code, self.timeout if timeout is None else timeout)
             except BaseException:  # cancelled, or on_output raised: the code must not go on
                 with anyio.CancelScope(shield=True):
                     if not await run.interrupted():
@@ -152,7 +159,7 @@ class Sandbox:
         """Forget all variables; the workspace stays."""
         async with self._lock:
             await self._stop()
-            self._started = False
+            self._has_state = False
 
     async def _start(self) -> processes.Process:
         self._breach = None
@@ -161,14 +168,14 @@ class Sandbox:
             if self._launch.uid is not None:
                 hand_over(self._scratch, 0, self._launch.uid)
         process = await processes.start(self._launch, supervised=self.backend != "bwrap")
-        self._started = True
+        self._has_state = True
         self._tasks.start_soon(self._watch, process)
         return process
 
-    async def _stop(self) -> int | None:
+    async def _stop(self, patience: float = 0.0) -> int | None:
         """End the process, if there is one; its exit status."""
         process, self._process = self._process, None
-        return None if process is None else await process.close()
+        return None if process is None else await process.close(patience)
 
     @property
     def _max_entries(self) -> int:
@@ -179,13 +186,16 @@ class Sandbox:
     ) -> Execution:
         status, detail = run.status, ""
         if run.ended:
-            exit_status = await self._stop()
+            exit_status = await self._stop(patience=0.0 if run.stopped else 0.5)
+            self._has_state = False
             if self._breach is not None:
                 status, detail = self._breach
             elif run.stopped is None:
                 status, detail = "crashed", _describe_exit(exit_status)
         if run.stopped == "timeout":
-            detail = f"it took longer than {run.allowed:g} s and was {'killed' if run.ended else 'interrupted'}"
+            detail = (
+                f"it took longer than {run.allowed:g} s and was {'killed' if run.ended else 'interrupted'}"
+            )
         elif run.stopped == "output" and self._breach is None:
             detail = f"it was stopped after {self.limits.flood >> 20} MiB of output"
         elif status == "memory" and not detail:
@@ -242,7 +252,10 @@ class Sandbox:
             if memory > self.limits.total_memory:
                 memory = await anyio.to_thread.run_sync(process.shared_out_memory)
             if memory > self.limits.total_memory:
-                self._breach = "memory", f"its processes used more than {self.limits.total_memory >> 20} MiB of memory"
+                self._breach = (
+                    "memory",
+                    f"its processes used more than {self.limits.total_memory >> 20} MiB of memory",
+                )
             elif tasks > self.limits.processes + 8:  # the kernel does not hold uid 0 to its limit
                 self._breach = "crashed", f"it had more than {self.limits.processes} processes"
             elif looks % 4 == 0:
@@ -288,14 +301,18 @@ class _Run:
             return None
         line = facts.get("L", "")
         return ExecutionError(
-            facts["E"], facts.get("M", ""), facts.get("T", ""), int(line) if line.isascii() and line.isdigit() else None
+            facts["E"],
+            facts.get("M", ""),
+            facts.get("T", ""),
+            int(line) if line.isascii() and line.isdigit() else None,
         )
 
-    async def follow(self, code: str, deadline: float) -> None:
-        """Have *code* run; interrupt it at *deadline* or after too much output, end it if that does not help."""
-        self.allowed = deadline - anyio.current_time()
+    async def follow(self, code: str, timeout: float) -> None:
+        """Have *code* run; interrupt it after *timeout* or too much output, end it if that does not help."""
+        self.allowed = timeout
+        deadline = anyio.current_time() + timeout
         try:
-            with anyio.move_on_after(self.allowed):
+            with anyio.CancelScope(deadline=deadline):
                 await self.process.send(self.request, code)
             await self._listen(deadline)
         except (OSError, ProtocolError):

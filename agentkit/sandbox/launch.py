@@ -1,4 +1,4 @@
-"""How a worker is started: the interpreter and what it needs to see, its environment, its plan, bwrap's arguments."""
+"""How a worker is started: what its interpreter needs to see, its environment, its plan, its command."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from typing import Any
 from agentkit.errors import SandboxUnavailable
 from agentkit.sandbox import detect
 from agentkit.sandbox.execution import Limits
-from agentkit.sandbox.inside import confine
+from agentkit.sandbox.inside import confine, start, supervise
 
-_INSIDE = Path(__file__).parent / "inside"
-_ETC = ("ld.so.cache", "localtime", "fonts", "ssl/certs", "alternatives", "mime.types", "nsswitch.conf")
-_ETC_FILES = tuple(f"/etc/{name}" for name in _ETC)
-_PROC = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/sys/devices/system/cpu")
+_INSIDE = Path(start.__file__ or supervise.__file__).parent  # imported here so that their bytecode is cached
+_ETC = ("/etc/ld.so.cache", "/etc/localtime", "/etc/fonts", "/etc/alternatives")
+_PROC = (
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/filesystems",
+    "/sys/devices/system/cpu",
+)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 _OPEN_FILES = 256
+_OF_A_PYTHON = frozenset(("bin", "etc", "include", "lib", "lib64", "libexec", "man", "pyvenv.cfg", "share"))
+_HARMLESS = frozenset((".gitignore", ".lock", "CACHEDIR.TAG", "BUILD", "conda-meta", "compiler_compat"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +62,20 @@ def inspect_interpreter(python: str) -> Interpreter:
             "sys.base_exec_prefix], site.getusersitepackages() if site.ENABLE_USER_SITE else '']))"
         )
         try:
-            done = subprocess.run([python, "-c", report], capture_output=True, cwd="/", check=True, timeout=30)
+            done = subprocess.run(
+                [python, "-c", report], capture_output=True, cwd="/", check=True, timeout=30
+            )
             prefixes, user_site = json.loads(done.stdout)
         except (OSError, subprocess.SubprocessError, ValueError) as exc:
             raise SandboxUnavailable(
-                f"The interpreter {python!r} for the sandbox does not run ({exc}); pass the path of a Python as python=."
+                f"The sandbox's interpreter {python!r} does not run ({exc}); give the path of a Python as python=."
             ) from exc
     needed: set[str] = set()
-    for prefix in prefixes:  # not the whole of it: `python -m venv .` puts a project's files beside these
-        for name in ("bin", "lib", "lib64", "libexec", "share", "include", "pyvenv.cfg"):
-            needed.add(os.path.join(prefix, name))
+    for prefix in prefixes:
+        if set(os.listdir(prefix)) <= _OF_A_PYTHON | _HARMLESS:
+            needed.add(prefix)
+        else:  # `python -m venv .` puts it beside a project's files
+            needed.update(os.path.join(prefix, name) for name in ("bin", "lib", "lib64", "pyvenv.cfg"))
     path = os.path.abspath(python)
     for _ in range(20):  # every link on the way to the executable
         needed.add(path)
@@ -74,7 +86,7 @@ def inspect_interpreter(python: str) -> Interpreter:
     if user_site and os.path.isdir(user_site):
         needed.add(user_site)
     visible: list[str] = []
-    for path in sorted(p for p in needed if os.path.exists(p) and not p.startswith("/usr/")):
+    for path in sorted(p for p in needed if os.path.exists(p) and not f"{p}/".startswith("/usr/")):
         if not any(path.startswith(above + "/") for above in visible):
             visible.append(path)
     return Interpreter(os.path.abspath(python), tuple(visible), (user_site,) if user_site in needed else ())
@@ -86,7 +98,9 @@ class Launch:
 
     command: Sequence[str]
     environment: Mapping[str, str]
-    data: Sequence[bytes]  # to be readable on descriptors, whose numbers go into the command at "{0}", "{1}", …
+    data: Sequence[
+        bytes
+    ]  # to be readable on descriptors, whose numbers go into the command at "{0}", "{1}", …
     uid: int | None  # the workspace must belong to it
     detail: str
 
@@ -94,7 +108,7 @@ class Launch:
 def plan_launch(
     backend: str, interpreter: Interpreter, workspace: Path, scratch: Path | None, limits: Limits
 ) -> Launch:
-    """Decide how to start a worker of *backend*; *scratch* is its private /tmp where it has no mount namespace."""
+    """Decide how to start a worker of *backend*; *scratch* is its /tmp where it has no mount namespace."""
     root = os.geteuid() == 0
     uid: int | None = None
     closed: dict[str, list[str]] = {}
@@ -113,7 +127,9 @@ def plan_launch(
                 uid, closed, shared_uid = _new_uid(), passable, False
                 detail += ", an unprivileged uid"
             else:
-                detail += ", uid 0 without capabilities (no other uid could read this Python and the workspace)"
+                detail += (
+                    ", uid 0 without capabilities (no other uid could read this Python and the workspace)"
+                )
     else:
         detail = "nothing: the code has this user's files, network and keys"
 
@@ -123,7 +139,7 @@ def plan_launch(
     library = "/run/agentkit" if inside else str(_INSIDE.parent)
     landlock = None
     if backend == "landlock":
-        read = [*_SYSTEM, *_ETC_FILES, *_PROC, str(_INSIDE), *interpreter.visible]
+        read = [*_SYSTEM, *_ETC, *_PROC, str(_INSIDE), *interpreter.visible]
         landlock = (read, [work, temporary], list(_DEVICES))
     plan: dict[str, Any] = {
         "host": 0 if inside else os.getpid(),
@@ -144,7 +160,11 @@ def plan_launch(
     if not inside:
         return Launch(command, environment, (), uid, detail)
     passwd = f"sandbox:x:{uid or os.geteuid()}:{uid or os.getegid()}:sandbox:/workspace:/bin/sh\n"
-    data = (confine.filter_program(namespaces=True), passwd.encode(), b"127.0.0.1 localhost sandbox\n::1 localhost\n")
+    data = (
+        confine.filter_program(namespaces=True),
+        passwd.encode(),
+        b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+    )
     return Launch(
         [*_bwrap(interpreter, workspace, environment, drop=uid is not None), *command], {}, data, uid, detail
     )
@@ -166,7 +186,7 @@ def _bwrap(
     binds = {source: source for source in interpreter.visible}
     binds[str(_INSIDE)] = "/run/agentkit/inside"
     # bwrap makes the directories above a mount 0700: another uid could not pass
-    for directory in sorted({"/etc/ssl", *(str(p) for target in binds.values() for p in Path(target).parents)}):
+    for directory in sorted({"/etc", *(str(p) for target in binds.values() for p in Path(target).parents)}):
         if directory not in ("/", "/tmp"):
             command += ["--perms", "0755", "--dir", directory]
     command += ["--ro-bind", "/usr", "/usr"]
@@ -175,7 +195,7 @@ def _bwrap(
             command += ["--symlink", os.readlink(directory), directory]
         else:
             command += ["--ro-bind-try", directory, directory]
-    for file in _ETC_FILES:
+    for file in _ETC:
         command += ["--ro-bind-try", file, file]
     command += ["--seccomp", "{0}"]
     for descriptor, file in (("{1}", "/etc/passwd"), ("{2}", "/etc/hosts")):

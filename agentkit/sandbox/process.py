@@ -1,4 +1,4 @@
-"""A worker process as its host holds it: started from a thread that never ends, watched, and put away whole."""
+"""A worker as its host holds it: started from a thread that never ends, and put away whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _START_SECONDS = 30
 _MAX_FACT = 256 << 10  # bytes of one fact, as sent by the worker
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-# Linux kills a child with "die with parent" when the *thread* that made it ends. This one outlives every sandbox.
+# Linux kills a child with "die with parent" when the *thread* that made it ends. This one outlives every
+# sandbox.
 _spawner: ThreadPoolExecutor | None = None
 _spawner_lock = threading.Lock()
 
@@ -60,6 +61,7 @@ class Process:
         self._fds = [out, err]
         self._ended = self._hold(popen.pid)
         self._worker = self._root = -1  # descriptors of processes, once it is ready
+        self._worker_pid = 0
         self._root_signal = signal.SIGKILL
         self._received = b""
 
@@ -87,7 +89,7 @@ class Process:
         # the kernel's word, in our numbering, for who sent it
         pid = struct.unpack("=iii", ancillary[0][2][:12])[0]
         self.control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-        self._worker = self._hold(pid)
+        self._worker, self._worker_pid = self._hold(pid), pid
         if supervised:  # the supervisor ends what there is, then itself
             self._root, self._root_signal = self._ended, signal.SIGTERM
         else:  # the first process of the namespace takes all others with it
@@ -153,8 +155,10 @@ class Process:
         return data
 
     def interrupt(self) -> None:
+        """Do what Ctrl-C does: the code's children get it, too."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._worker, signal.SIGINT)
+            signal.pidfd_send_signal(self._worker, 0)  # its number is still its own
+            os.killpg(self._worker_pid, signal.SIGINT)
 
     def kill(self) -> None:
         """End every process of the sandbox, soon."""
@@ -164,14 +168,14 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._root, self._root_signal)
 
-    async def close(self) -> int:
-        """End it, wait until all of it is gone, and return its exit status."""
-        self.kill()
-        for seconds in (10, 10):
+    async def close(self, patience: float = 0.0) -> int:
+        """End it (if it does not end by itself within *patience* seconds), wait until all of it is gone, and
+        return its exit status."""
+        for seconds, end in ((patience, self.kill), (10.0, self.popen.kill), (10.0, self.popen.kill)):
             with anyio.move_on_after(seconds):
                 await anyio.wait_readable(self._ended)
                 break
-            self.popen.kill()
+            end()
         status = self.popen.wait()
         self.poll.close()
         self.control.close()
@@ -264,7 +268,7 @@ async def start(launch: Launch, *, supervised: bool) -> Process:
         def spawn() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=out_in,
                 stderr=err_in,
                 env=dict(launch.environment),

@@ -1,4 +1,4 @@
-"""Look at, hand over and remove a directory that untrusted code writes to: no symlink in it is ever followed."""
+"""Look at, hand over, remove a directory that untrusted code writes to: no symlink in it is followed."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def changed_files(workspace: Path, before: Snapshot, after: Snapshot) -> tuple[A
 
 
 def hand_over(workspace: Path, giver: int, taker: int) -> None:
-    """Make the workspace and what in it belongs to uid *giver* belong to *taker*; hard links are left alone, they may
-    be somebody's elsewhere."""
+    """Make the workspace and what in it belongs to uid *giver* belong to *taker*; hard links are left alone,
+    they may be somebody's elsewhere."""
     top = os.open(workspace, _DIRECTORY)
     try:
         os.chown(top, taker, taker)

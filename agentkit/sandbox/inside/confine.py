@@ -1,4 +1,4 @@
-"""Take this process's rights away: seccomp, Landlock, capabilities, uid. Linux system calls by ctypes, nothing else."""
+"""Take this process's rights away: seccomp, Landlock, capabilities, uid."""
 
 from __future__ import annotations
 
@@ -154,18 +154,29 @@ _NUMBER = {name: numbers[_column] for name, numbers in _CALLS.items() if numbers
 
 supported = _machine in _ARCHITECTURES
 
-_NEVER = """ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_getfd
-    mount umount2 pivot_root chroot open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick mount_setattr
-    statmount listmount unshare setns bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register
-    init_module finit_module delete_module kexec_load kexec_file_load add_key request_key keyctl
-    open_by_handle_at name_to_handle_at personality quotactl quotactl_fd reboot swapon swapoff syslog acct
-    settimeofday clock_settime clock_adjtime adjtimex iopl ioperm modify_ldt sethostname setdomainname
-    vhangup nfsservctl uselib _sysctl lookup_dcookie ustat sysfs vmsplice migrate_pages move_pages fanotify_init
-    mknod mknodat shmget semget msgget""".split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_NEVER = _words("""
+    ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_getfd mount
+    umount2 pivot_root chroot open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick
+    mount_setattr statmount listmount unshare setns bpf perf_event_open userfaultfd io_uring_setup
+    io_uring_enter io_uring_register init_module finit_module delete_module kexec_load kexec_file_load
+    add_key request_key keyctl open_by_handle_at name_to_handle_at personality quotactl quotactl_fd reboot
+    swapon swapoff syslog acct settimeofday clock_settime clock_adjtime adjtimex iopl ioperm modify_ldt
+    sethostname setdomainname vhangup nfsservctl uselib _sysctl lookup_dcookie ustat sysfs vmsplice
+    migrate_pages move_pages fanotify_init mknod mknodat shmget semget msgget
+""")
 # memory that no limit counts: the watchdog would not see it
-_ABSENT = "memfd_create memfd_secret clone3 openat2 file_setattr".split()
+_ABSENT = _words("""
+    memfd_create memfd_secret clone3 openat2 file_setattr
+""")
 # objects that only an IPC namespace hides
-_SHARED_IPC = "shmat shmctl semop semtimedop semctl msgsnd msgrcv msgctl mq_open mq_unlink".split()
+_SHARED_IPC = _words("""
+    shmat shmctl semop semtimedop semctl msgsnd msgrcv msgctl mq_open mq_unlink
+""")
 # the same uid may change these of a host process, and Landlock does not look: only on oneself (0)
 _ON_A_PROCESS = {
     "prlimit64": 0,
@@ -177,9 +188,12 @@ _ON_A_PROCESS = {
     "ioprio_set": 1,
 }
 # the owner of a host file may change these, and Landlock does not look
-_FILE_MODES = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
-    utime utimes futimesat utimensat""".split()
-_FILE_XATTRS = "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat".split()
+_FILE_MODES = _words("""
+    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
+""")
+_FILE_XATTRS = _words("""
+    setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat
+""")
 _SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_BITS, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -195,10 +209,10 @@ def _refuse(error: int) -> int:
 def filter_program(*, namespaces: bool, shared_uid: bool = False, own_pid: int | None = None) -> bytes:
     """A seccomp filter as the kernel takes it.
 
-    `namespaces` says that the process is alone in its own ones (bwrap). If not, there are no sockets at all but
-    stream pairs, and nothing that reaches a host process; with `shared_uid` (other processes and files of the host
-    belong to the same uid) neither modes nor times of files can change: such calls succeed and do nothing.
-    With `own_pid`, signals reach that process only.
+    `namespaces` says that the process is alone in its own ones (bwrap). If not, there are no sockets at all
+    but stream pairs, and nothing that reaches a host process; with `shared_uid` (other processes and files of
+    the host belong to the same uid) neither modes nor times of files can change: such calls succeed and do
+    nothing. With `own_pid`, signals reach that process only.
     """
     code: list[tuple[int, int, int, int]] = []
 
@@ -221,13 +235,21 @@ def filter_program(*, namespaces: bool, shared_uid: bool = False, own_pid: int |
         return [(_JUMP_EQ, len(values) - i, 0, value) for i, value in enumerate(values)]
 
     def refuse_if(name: str, n: int, bits: int, error: int = errno.EPERM) -> None:
-        on(name, argument(n), (_JUMP_BITS, 0, 1, bits), (_RETURN, 0, 0, _refuse(error)), (_RETURN, 0, 0, _ALLOW))
+        on(
+            name,
+            argument(n),
+            (_JUMP_BITS, 0, 1, bits),
+            (_RETURN, 0, 0, _refuse(error)),
+            (_RETURN, 0, 0, _ALLOW),
+        )
 
     def refuse_values(name: str, n: int, values: Iterable[int], error: int = errno.EPERM) -> None:
         tests = jumps(values)
         on(name, argument(n), *tests, (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _refuse(error)))
 
-    def only_values(name: str, n: int, values: Iterable[int], error: int = errno.EPERM, mask: int = 2**32 - 1) -> None:
+    def only_values(
+        name: str, n: int, values: Iterable[int], error: int = errno.EPERM, mask: int = 2**32 - 1
+    ) -> None:
         tests = jumps(values)
         masked = (_AND, 0, 0, mask)
         on(name, argument(n), masked, *tests, (_RETURN, 0, 0, _refuse(error)), (_RETURN, 0, 0, _ALLOW))
@@ -241,11 +263,15 @@ def filter_program(*, namespaces: bool, shared_uid: bool = False, own_pid: int |
         code.append((_RETURN, 0, 0, _refuse(errno.ENOSYS)))
 
     refuse(_NEVER, errno.EPERM)
-    refuse(_ABSENT, errno.ENOSYS)  # openat2 and clone3 hide their flags in memory; libc falls back to the older call
+    refuse(
+        _ABSENT, errno.ENOSYS
+    )  # openat2 and clone3 hide their flags in memory; libc falls back to the older call
     refuse_if("clone", 0, _NAMESPACE_FLAGS)
     refuse_values("ioctl", 1, [0x5412, 0x541C])  # TIOCSTI, TIOCLINUX: typing into a terminal
     if namespaces:
-        only_values("socket", 0, [1, 2, 10], errno.EACCES)  # unix and IP, of the empty namespace; not vsock, alg, …
+        only_values(
+            "socket", 0, [1, 2, 10], errno.EACCES
+        )  # unix and IP, of the empty namespace; not vsock, alg, …
     else:
         refuse(["socket"], errno.EACCES)
         only_values("socketpair", 1, [1, 5], mask=0xF)  # a datagram pair can be sent to any path
@@ -320,7 +346,9 @@ def apply_landlock(
     scoped = 3 if abi >= 6 else 0  # abstract sockets and signals
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     attributes = struct.pack("=QQQ", handled, tcp, scoped)[:size]
-    ruleset = _check(_libc.syscall(_NUMBER["landlock_create_ruleset"], attributes, size, 0), "landlock_create_ruleset")
+    ruleset = _check(
+        _libc.syscall(_NUMBER["landlock_create_ruleset"], attributes, size, 0), "landlock_create_ruleset"
+    )
 
     def allow(path: str, rights: int) -> None:
         try:
@@ -331,7 +359,9 @@ def apply_landlock(
             if not os.path.isdir(path):
                 rights &= _ON_FILES
             rule = struct.pack("=Qi", rights & handled, fd)
-            _check(_libc.syscall(_NUMBER["landlock_add_rule"], ruleset, 1, rule, 0), f"landlock_add_rule {path}")
+            _check(
+                _libc.syscall(_NUMBER["landlock_add_rule"], ruleset, 1, rule, 0), f"landlock_add_rule {path}"
+            )
         finally:
             os.close(fd)
 
@@ -370,8 +400,8 @@ def drop_capabilities() -> None:
 
 
 def open_up(closed: Mapping[str, Iterable[str]]) -> None:
-    """In a mount namespace of our own, put an empty directory over each of *closed* (an ancestor that another uid
-    may not pass) and, in it, only the paths listed for it."""
+    """In a mount namespace of our own, put an empty directory over each of *closed* (an ancestor that another
+    uid may not pass) and, in it, only the paths listed for it."""
 
     def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
         arguments = [None if text is None else os.fsencode(text) for text in (source, target, kind)]

@@ -35,6 +35,8 @@ def start(plan: Mapping[str, Any]) -> None:
         confine.become(plan["uid"])
         if plan["host"]:
             supervise.stay_with(parent)
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # an interrupt goes to the group, as Ctrl-C does
     os.chdir(plan["workspace"])
     os.umask(0o022)
     if plan["landlock"]:
@@ -43,7 +45,9 @@ def start(plan: Mapping[str, Any]) -> None:
         confine.drop_capabilities()
         confine.apply_landlock(*plan["landlock"])
         pid = os.getpid() if plan["own_signals"] else None
-        confine.apply_filter(confine.filter_program(namespaces=False, shared_uid=plan["shared_uid"], own_pid=pid))
+        confine.apply_filter(
+            confine.filter_program(namespaces=False, shared_uid=plan["shared_uid"], own_pid=pid)
+        )
     for name in [name for name in sys.modules if name.split(".")[0] == "inside"]:
         del sys.modules[name]  # the code may have modules of these names
     worker.serve(control, plan["workspace"], plan["paths"])

@@ -1,10 +1,11 @@
-"""A parent inside our trust for a worker that has no PID namespace: it ends whatever the worker leaves behind."""
+"""A trusted parent for a worker without a PID namespace: it ends whatever the worker leaves behind."""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
+
+import _signal as signal  # type: ignore[import-not-found]  # the C part: signal itself takes milliseconds to import
 
 from .confine import open_up, prctl
 
@@ -12,8 +13,8 @@ _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 
 
 def fork_worker(host: int, closed: dict[str, list[str]], scratch: str | None) -> None:
-    """Return in a new child, to become the worker. The parent stays here; once the worker or the host process is
-    gone it kills every descendant, removes *scratch*, and exits with the worker's status."""
+    """Return in a new child, to become the worker. The parent stays here; once the worker or the host process
+    is gone it kills every descendant, removes *scratch*, and exits with the worker's status."""
     prctl(_SET_SUBREAPER, 1)
     prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() != host:
@@ -37,12 +38,13 @@ def fork_worker(host: int, closed: dict[str, list[str]], scratch: str | None) ->
     os.closerange(3, 64)
     status = 143
     while True:
-        if signal.sigwait(waited) == signal.SIGTERM:
-            break
+        number = signal.sigwait(waited)
         ended = _reap()
         if worker in ended:
             code = os.waitstatus_to_exitcode(ended[worker])
             status = code if code >= 0 else 128 - code
+            break
+        if number == signal.SIGTERM:
             break
     while _kill_children():
         time.sleep(0.002)
@@ -61,7 +63,7 @@ def stay_with(parent: int) -> None:
 
 
 def _reap() -> dict[int, int]:
-    ended = {}
+    ended: dict[int, int] = {}
     try:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -1,8 +1,9 @@
 """Run cells of code for the host process, in one namespace that lasts.
 
-The host's end of a socket pair is fd 0. To us: length (4 bytes), request id (4 bytes), source. From us, for each
+Fd 0 is one end of a socket pair. To us: length (4 bytes), request id (4 bytes), source. From us, for each
 fact: length, a kind (1 byte), the request id, text. Kinds: R ready, V value of the last expression, E name of the
-error, M its message, T its traceback, L its line, D done. No more than the interpreter itself has loaded is imported
+error, M its message, T its traceback, L its line, D done. No more than the interpreter itself has loaded is
+imported
 before the first cell: each module costs a start some milliseconds.
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 import builtins
 import os
-import signal
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import CodeType, FrameType, ModuleType
 
 import _ast
+import _signal as signal  # type: ignore[import-not-found]  # the C part: signal itself takes milliseconds to import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes longer than all the rest
@@ -74,7 +75,9 @@ class Cells:
         self.namespace["__builtins__"] = builtins
         sys.modules["__main__"] = main
         builtins.input = _no_input
-        sys.meta_path.insert(0, _AfterImport({"linecache": self.fill_linecache, "matplotlib.pyplot": self.patch_pyplot}))
+        sys.meta_path.insert(
+            0, _AfterImport({"linecache": self.fill_linecache, "matplotlib.pyplot": self.patch_pyplot})
+        )
         self.open_streams()
 
     def send(self, kind: bytes, text: str) -> None:
@@ -140,10 +143,7 @@ class Cells:
         if isinstance(error, SystemExit) and error.code in (None, 0):
             return
         self.send(b"E", type(error).__name__)
-        if isinstance(error, SyntaxError) and error.filename == name:
-            line = error.lineno
-        else:
-            line = None
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == name else None
         trace: TracebackType | None = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
@@ -151,6 +151,8 @@ class Cells:
         while step is not None:
             if step.tb_frame.f_code.co_filename == name:
                 line = step.tb_lineno
+            if step.tb_next is not None and step.tb_next.tb_frame.f_code.co_filename == __file__:
+                step.tb_next = None  # our handler of the interrupt
             step = step.tb_next
         if line is not None:
             self.send(b"L", str(line))
@@ -228,7 +230,9 @@ def _shorten(text: str) -> str:
 
 
 def _no_input(prompt: object = "") -> str:
-    raise RuntimeError("input() is not available here: nobody is there to answer; put the value into the code")
+    raise RuntimeError(
+        "input() is not available here: nobody is there to answer; put the value into the code"
+    )
 
 
 class _AfterImport:
@@ -237,7 +241,9 @@ class _AfterImport:
     def __init__(self, callbacks: dict[str, Callable[[Any], None]]) -> None:
         self.callbacks = callbacks
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> ModuleSpec | None:
         callback = self.callbacks.pop(name, None)
         spec = PathFinder.find_spec(name, path) if callback else None
         if callback is None or spec is None or spec.loader is None:
@@ -248,5 +254,5 @@ class _AfterImport:
             execute(module)
             callback(module)
 
-        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_call
         return spec
