@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 import anyio
 
@@ -30,7 +30,14 @@ from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, closest, fun
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
-OutputT = TypeVar("OutputT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    OutputT = TypeVar("OutputT", default=str)
+else:  # a default for the type is of use to type checkers only
+    from typing import TypeVar
+
+    OutputT = TypeVar("OutputT")
 Stopped: TypeAlias = Literal[
     "answer",  # the model answered
     "max_turns",
@@ -47,7 +54,8 @@ Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | Mapping[str, Any]
 
 _OUTPUT_TRIES = 3  # answers that may fail to validate before the run gives up
-_REPEATS_NUDGED, _REPEATS_HIDDEN, _REPEATS_ENDED = 2, 3, 4  # how often one call may come in a row
+_REPEATS_WARMED, _REPEATS_HIDDEN, _REPEATS_ENDED = 2, 3, 4  # how often the same calls may come in a row
+_WARM = 0.7  # temperature once a model repeats itself: a greedy one would do so for ever
 
 log = logging.getLogger("agentkit")
 
@@ -189,7 +197,9 @@ class Agent(Generic[OutputT]):
 
     async def _run(self, task: Task, emit: Emit) -> RunResult[OutputT]:
         async with AsyncExitStack() as stack:
-            opened = self._opened or await stack.enter_async_context(self._open())
+            opened = self._opened
+            if opened is None:
+                opened = await stack.enter_async_context(self._open())
             for text in opened.notices:
                 await emit(Notice(text))
             tools = list(opened.tools)
@@ -206,11 +216,9 @@ class Agent(Generic[OutputT]):
         notices: list[str] = []
         with _one_error():
             async with AsyncExitStack() as stack:
-                engine = self._model
-                if engine is None or isinstance(engine, str):
-                    from agentkit.runtime import connect
+                from agentkit.runtime import connect
 
-                    engine = connect(engine, notices.append)
+                engine = connect(self._model, notices.append)
                 if hasattr(engine, "__aenter__"):
                     engine = await stack.enter_async_context(cast("Any", engine))
                 tools: list[Tool] = []
@@ -242,6 +250,8 @@ class Agent(Generic[OutputT]):
                     return ended("max_tokens")
                 run.turn += 1
                 offered = {} if run.repeats >= _REPEATS_HIDDEN else tools
+                if run.repeats >= _REPEATS_WARMED and (settings.temperature or 0) < _WARM:
+                    settings = replace(settings, temperature=_WARM)
                 reply, finish_reason = await self._ask(history, engine, tools, offered, settings, run, emit)
                 history.append(reply)
                 if not reply.calls:
@@ -251,7 +261,9 @@ class Agent(Generic[OutputT]):
                     history.append(words.ask_again(complaint))
                     continue
                 run.count_repeats(reply)
-                over = limits.max_tool_calls is not None and run.calls + len(reply.calls) > limits.max_tool_calls
+                over = (
+                    limits.max_tool_calls is not None and run.calls + len(reply.calls) > limits.max_tool_calls
+                )
                 if over or run.repeats >= _REPEATS_ENDED:
                     why = "the limit of tool calls is reached" if over else "it was made too often"
                     history.append(_not_run(reply, f"Not run: {why}."))
@@ -287,7 +299,9 @@ class Agent(Generic[OutputT]):
             await emit(event)
         return parser.message(), finish_reason
 
-    def _read_answer(self, reply: Message, finish_reason: str, run: _Progress) -> tuple[Any, str | None, Stopped]:
+    def _read_answer(
+        self, reply: Message, finish_reason: str, run: _Progress
+    ) -> tuple[Any, str | None, Stopped]:
         """The output of a turn without calls, or what the model must be told to make it one."""
         text = reply.text.strip()
         if finish_reason == "length":
@@ -303,7 +317,11 @@ class Agent(Generic[OutputT]):
             return self._validate(find_json(text)), None, "answer"
         except ValueError as exc:
             run.invalid += 1
-            return None, (words.wrong_output(str(exc)) if run.invalid < _OUTPUT_TRIES else None), "invalid_output"
+            return (
+                None,
+                (words.wrong_output(str(exc)) if run.invalid < _OUTPUT_TRIES else None),
+                "invalid_output",
+            )
 
     async def _act(
         self, calls: Sequence[ToolCall | BadCall], tools: dict[str, Tool], run: _Progress, emit: Emit
@@ -316,17 +334,15 @@ class Agent(Generic[OutputT]):
             if isinstance(call, ToolCall):
                 await emit(ToolStarted(call))
             result = await _call(call, tools)
-            content = _shorten(result.content, self.limits.result_chars)
-            if run.repeats >= _REPEATS_NUDGED:
-                content = f"{content}\n{words.REPEATED}"
-            results[call.id] = result = replace(result, content=content)
+            result = replace(result, content=_shorten(result.content, self.limits.result_chars))
+            results[call.id] = result
             await emit(ToolFinished(call, result, time.monotonic() - began))
 
         with _one_error():
             async with anyio.create_task_group() as group:
                 for call in calls:
                     group.start_soon(one, call)
-        return Message("tool", tuple(results[call.id] for call in calls))
+        return self.planner.results([results[call.id] for call in calls], run.repeats)
 
 
 @dataclass(slots=True)
@@ -372,7 +388,11 @@ async def _call(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> ToolResu
     except ToolError as exc:
         output = ToolOutput(str(exc), is_error=True)
     except TimeoutError as exc:
-        text = f"{found.name} gave no result within {found.timeout:g} s." if found.timeout else f"TimeoutError: {exc}"
+        text = (
+            f"{found.name} gave no result within {found.timeout:g} s."
+            if found.timeout
+            else f"TimeoutError: {exc}"
+        )
         output = ToolOutput(text, is_error=True)
     except AgentkitError:
         raise

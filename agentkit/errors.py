@@ -67,6 +67,5 @@ class ToolCrashed(AgentkitError):
     """A tool marked `on_error="raise"` raised something other than `ToolError`; the cause is chained."""
 
 
-
 class ToolError(Exception):
     """Raise this in a tool to tell the model what went wrong and let it carry on."""

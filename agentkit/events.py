@@ -82,7 +82,14 @@ class Notice:
 
 
 Event: TypeAlias = (
-    TurnStarted | TextDelta | ThinkingDelta | TextWasThinking | CallReady | ToolStarted | ToolFinished | Notice
+    TurnStarted
+    | TextDelta
+    | ThinkingDelta
+    | TextWasThinking
+    | CallReady
+    | ToolStarted
+    | ToolFinished
+    | Notice
 )
 
 

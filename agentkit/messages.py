@@ -161,13 +161,23 @@ def to_chat(message: Message, reasoning_field: str | None = None) -> list[dict[s
     turns before the last user message.
     """
     if message.role == "tool":
-        return [
-            {"role": "tool", "tool_call_id": r.call_id, **({"name": r.name} if r.name else {}), "content": r.content}
+        chats: list[dict[str, Any]] = [
+            {
+                "role": "tool",
+                "tool_call_id": r.call_id,
+                **({"name": r.name} if r.name else {}),
+                "content": r.content,
+            }
             for r in message.results
         ]
+        if message.text and chats:  # what the planner says about the results
+            chats[-1]["content"] += f"\n\n{message.text}"
+        return chats
     if message.role != "assistant":
         return [{"role": message.role, "content": message.text}]
-    if message.raw is not None:  # the calls stand in the text, and so do thoughts unless the server split them off
+    if (
+        message.raw is not None
+    ):  # the calls stand in the text, and so do thoughts unless the server split them off
         content = message.raw if reasoning_field else message.raw.rpartition("</think>")[2].lstrip("\n")
         chat: dict[str, Any] = {"role": "assistant", "content": content}
         thoughts = message.thinking if "</think>" not in message.raw else ""
@@ -221,9 +231,17 @@ def from_chat(chat: Mapping[str, Any]) -> Message:
         except ValueError:
             arguments = None
         if isinstance(arguments, Mapping):
-            parts.append(ToolCall(call["id"], function["name"], arguments, raw if isinstance(raw, str) else ""))
+            parts.append(
+                ToolCall(call["id"], function["name"], arguments, raw if isinstance(raw, str) else "")
+            )
         else:
-            parts.append(BadCall(call["id"], json.dumps(function, ensure_ascii=False), "its arguments are not a JSON object"))
+            parts.append(
+                BadCall(
+                    call["id"],
+                    json.dumps(function, ensure_ascii=False),
+                    "its arguments are not a JSON object",
+                )
+            )
     return Message("assistant", tuple(parts))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentkit.messages import Message, system, user
+from agentkit.messages import Message, Text, ToolResult, system, user
 from agentkit.parsing import TurnParser
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
@@ -33,7 +33,9 @@ class Limits:
 class Planner(Protocol):
     """Decides what the model is asked; the loop in `Agent` does the asking and runs the tools."""
 
-    def start(self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]) -> list[Message]: ...
+    def start(
+        self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
+    ) -> list[Message]: ...
 
     def request(
         self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
@@ -41,13 +43,16 @@ class Planner(Protocol):
 
     def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser: ...
 
+    def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
+
 
 @dataclass(frozen=True, slots=True)
 class React:
     """Think, call tools, look at the results, repeat until the model answers without a call.
 
-    `guidance` is put before the instructions when there are tools. Dates and other things that change stay out of it: a
-    prompt that begins the same each time is read from the server's prefix cache.
+    `guidance` is put before the instructions when there are tools, `reminder` after each turn's results: without it a
+    small model makes its call again, or another one, instead of answering. Dates and other things that change stay out of
+    both: a prompt that begins the same each time is read from the server's prefix cache.
     """
 
     guidance: str = (
@@ -56,12 +61,21 @@ class React:
         "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
     )
 
-    def start(self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]) -> list[Message]:
+    reminder: str = (
+        "Answer the user's question with this result now, in plain text. "
+        "Only if something is still missing, call another tool."
+    )
+
+    def start(
+        self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
+    ) -> list[Message]:
         parts = [self.guidance] if tools else []
         if instructions:
             parts.append(instructions)
         ours = "\n\n".join(parts)
-        given = [m.text for m in task if m.role == "system" and m.text != ours]  # a conversation taken up again has ours
+        given = [
+            m.text for m in task if m.role == "system" and m.text != ours
+        ]  # a conversation taken up again has ours
         head = "\n\n".join(part for part in (ours, *given) if part)
         return [*([system(head)] if head else []), *(m for m in task if m.role != "system")]
 
@@ -72,6 +86,11 @@ class React:
 
     def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser:
         return TurnParser(tools, call_prefix=f"call_{turn}")
+
+    def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
+        """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
+        note = REPEATED if repeats > 1 else "" if any(r.is_error for r in results) else self.reminder
+        return Message("tool", (*results, *((Text(note),) if note else ())))
 
 
 # What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.

@@ -55,7 +55,9 @@ def signature(fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None)
     except NameError as exc:
         raise ConfigError(f"The tool {title!r} has an annotation that cannot be resolved: {exc}.") from exc
     parameters = [
-        p for p in inspect.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        p
+        for p in inspect.signature(fn).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     # numbered fields under the real names as aliases: an argument may be called `schema`, `model_id` or `_x`
     fields: dict[str, Any] = {}
@@ -72,7 +74,9 @@ def signature(fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None)
             model = create_model(title, __config__=config, **fields)
             parameters_schema = simplify(model.model_json_schema(by_alias=True))
     except PydanticUserError as exc:
-        raise ConfigError(f"The tool {title!r} has an argument that has no JSON schema: {exc.message}") from exc
+        raise ConfigError(
+            f"The tool {title!r} has an argument that has no JSON schema: {exc.message}"
+        ) from exc
     parameters_schema.pop("additionalProperties", None)  # a model gains nothing from reading it
 
     def bind(arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -116,13 +120,16 @@ def simplify(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {
             key: walk(value, within, not named and key in ("properties", "patternProperties"))
             for key, value in node.items()
-            if named or key not in ("title", "$schema", "$defs")  # a property may be called so, a keyword goes
+            if named
+            or key not in ("title", "$schema", "$defs")  # a property may be called so, a keyword goes
         }
 
     result: dict[str, Any] = walk(schema, (), False)
     if recursive:
         result["$defs"] = {n: walk(definitions[n], (n,), False) for n in definitions if n in recursive}
-    return {"type": "object", "properties": {}, **result} if result.get("type", "object") == "object" else result
+    return (
+        {"type": "object", "properties": {}, **result} if result.get("type", "object") == "object" else result
+    )
 
 
 def fit(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +141,10 @@ def fit(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, An
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return dict(arguments)
-    return {name: _fit(value, properties[name]) if name in properties else value for name, value in arguments.items()}
+    return {
+        name: _fit(value, properties[name]) if name in properties else value
+        for name, value in arguments.items()
+    }
 
 
 def _types(schema: Any) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, overload, runtime_checkabl
 
 import anyio.to_thread
 
-from agentkit.errors import ConfigError, ToolError, UnknownTool
+from agentkit.errors import ConfigError, UnknownTool
 from agentkit.messages import Artifact
 
 __all__ = ["Notify", "Tool", "ToolOutput", "ToolRegistry", "Toolset", "closest", "tool"]
@@ -48,7 +48,9 @@ class Tool:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.fn is None:
-            raise TypeError(f"the tool {self.name!r} is not a Python function; only a model's call can run it")
+            raise TypeError(
+                f"the tool {self.name!r} is not a Python function; only a model's call can run it"
+            )
         return self.fn(*args, **kwargs)
 
     @property
@@ -106,7 +108,9 @@ def tool(
     names = _names_around()
 
     def make(fn: Callable[..., Any]) -> Tool:
-        return function_tool(fn, names, name=name, description=description, timeout=timeout, on_error=on_error)
+        return function_tool(
+            fn, names, name=name, description=description, timeout=timeout, on_error=on_error
+        )
 
     return make if fn is None else make(fn)
 
@@ -128,12 +132,15 @@ def function_tool(
     on_error: Literal["report", "raise"] = "report",
 ) -> Tool:
     """`tool` without the decorator's look at where it stands: `names` are what annotations may use."""
-    from agentkit.schema import signature, to_text  # they need pydantic, which a program without tools does not
+    from agentkit.schema import (
+        signature,
+        to_text,
+    )  # they need pydantic, which a program without tools does not
 
     if not callable(fn):
         raise ConfigError(f"A tool is a function, a tool's name or an MCP config, not {fn!r}.")
     read = signature(fn, names=names)
-    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
     async def handler(arguments: Mapping[str, Any]) -> ToolOutput:
         args, kwargs = read.bind(arguments)
@@ -143,7 +150,7 @@ def function_tool(
             value = await anyio.to_thread.run_sync(lambda: fn(*args, **kwargs), abandon_on_cancel=True)
         return value if isinstance(value, ToolOutput) else ToolOutput(to_text(value))
 
-    called = name or getattr(fn, "__name__", type(fn).__name__)
+    called = name or str(getattr(fn, "__name__", type(fn).__name__))
     return Tool(called, description or read.description, read.parameters, handler, timeout, on_error, fn)
 
 
@@ -173,7 +180,9 @@ class ToolRegistry:
             )
         found = pkgutil.resolve_name(places[name])
         if not isinstance(found, Tool | Toolset):
-            raise ConfigError(f"The tool pack's entry {name!r} ({places[name]}) is neither a Tool nor a Toolset.")
+            raise ConfigError(
+                f"The tool pack's entry {name!r} ({places[name]}) is neither a Tool nor a Toolset."
+            )
         return found
 
     def _places(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ from zoneinfo import ZoneInfo
 import anyio
 
 from agentkit import Agent, Limits, RunResult
+from agentkit.agent import AnyTool
 from agentkit.messages import ToolCall
 from agentkit.runtime import connect
 from agentkit_tools.files import ReadFile
@@ -58,19 +59,30 @@ def now_in(zone: str) -> Check:
     return check
 
 
-TIME, CODE, FILE, GIT = ("get_current_time", "convert_time"), ("code_interpreter",), ("read_file",), ("git_log",)
+TIME, CODE, FILE, GIT = (
+    ("get_current_time", "convert_time"),
+    ("code_interpreter",),
+    ("read_file",),
+    ("git_log",),
+)
 
 QUESTIONS = [
     Question("What time is it in Tokyo right now?", TIME, now_in("Asia/Tokyo")),
     Question("What is the current time in New York?", TIME, now_in("America/New_York")),
-    Question("I need to call a colleague in Berlin. What time is it there now?", TIME, now_in("Europe/Berlin")),
+    Question(
+        "I need to call a colleague in Berlin. What time is it there now?", TIME, now_in("Europe/Berlin")
+    ),
     Question("When it is 14:30 in London, what time is it in Tokyo?", TIME, holds(":30")),
     Question("Tell me the time in Sydney, Australia.", TIME, now_in("Australia/Sydney")),
     Question("What is 2 to the power of 100?", CODE, holds("1267650600228229401496703205376")),
     Question("What is the 100th prime number?", CODE, holds("541")),
     Question("How many seconds are there in 365 days?", CODE, holds("31536000")),
     Question("What is the sum of all whole numbers from 1 to 1000?", CODE, holds("500500")),
-    Question("Use Python to sort these numbers: 42, 7, 19, 3, 88.", CODE, lambda a: bool(re.search(r"3\D+7\D+19\D+42\D+88", a))),
+    Question(
+        "Use Python to sort these numbers: 42, 7, 19, 3, 88.",
+        CODE,
+        lambda a: bool(re.search(r"3\D+7\D+19\D+42\D+88", a)),
+    ),
     Question("What does the file notes.txt say?", FILE, holds("dentist")),
     Question("Read todo.txt and tell me what is on the list.", FILE, holds("milk")),
     Question("Which port is set in config.ini?", FILE, holds("8471")),
@@ -79,7 +91,11 @@ QUESTIONS = [
     Question("What is the message of the latest commit in the git repository {repo}?", GIT, holds("parser")),
     Question("Who made the last commit in the git repository at {repo}?", GIT, holds("Ada")),
     Question("Show me the git log of {repo}.", GIT, holds("parser")),
-    Question("How many commits does the git repository {repo} have?", GIT, lambda a: bool(re.search(r"\b(3|three)\b", a.lower()))),
+    Question(
+        "How many commits does the git repository {repo} have?",
+        GIT,
+        lambda a: bool(re.search(r"\b(3|three)\b", a.lower())),
+    ),
     Question("What was the first commit of the git repository {repo} about?", GIT, holds("start")),
 ]
 
@@ -125,7 +141,9 @@ def judge(question: Question, result: RunResult[str]) -> tuple[bool, bool, list[
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-m", "--model", default="demo")
     parser.add_argument("--only", help="numbers of questions, comma-separated")
     parser.add_argument("--json", type=Path, help="also write each run to this file, a line of JSON each")
@@ -137,7 +155,7 @@ async def main() -> int:
         folder = Path(name).resolve()
         repo = prepare(folder)
         engine = connect(options.model, lambda text: print(text, file=sys.stderr))
-        tools = ["code_interpreter", ReadFile(folder)]
+        tools: list[AnyTool] = ["code_interpreter", ReadFile(folder)]
         async with Agent(engine, tools=tools, mcp=servers(repo), limits=Limits(max_turns=8)) as agent:
             print(f"{'#':>2}  {'call':4}  {'fact':4}  {'s':>5}  question → calls → answer", flush=True)
             for number, question in enumerate(QUESTIONS, 1):
@@ -159,7 +177,13 @@ async def main() -> int:
                         print("   ", m.role, m.raw or m.text or m.parts)
                 if options.json:
                     with options.json.open("a") as file:
-                        record = {"n": number, "called": called, "right": right, "calls": names, "output": result.output}
+                        record = {
+                            "n": number,
+                            "called": called,
+                            "right": right,
+                            "calls": names,
+                            "output": result.output,
+                        }
                         file.write(json.dumps(record, ensure_ascii=False) + "\n")
     print(f"\n{passed} of {len(chosen)} ended in the right call and the right answer ({options.model})")
     return 0

@@ -10,7 +10,11 @@ from agentkit import Agent
 bot = Agent(
     model=sys.argv[1] if len(sys.argv) > 1 else "demo",
     tools=[
-        {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time", "--local-timezone=Asia/Shanghai"]}}},
+        {
+            "mcpServers": {
+                "time": {"command": "uvx", "args": ["mcp-server-time", "--local-timezone=Asia/Shanghai"]}
+            }
+        },
         "code_interpreter",
     ],
 )

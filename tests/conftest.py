@@ -27,7 +27,9 @@ class Exchange:
     http: BaseHTTPRequestHandler
     body: dict[str, Any]
 
-    def reply(self, status: int, content: str | bytes, kind: str = "application/json", **headers: str) -> None:
+    def reply(
+        self, status: int, content: str | bytes, kind: str = "application/json", **headers: str
+    ) -> None:
         data = content.encode() if isinstance(content, str) else content
         self.http.send_response(status)
         self.http.send_header("Content-Type", kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +13,29 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from agentkit import Agent, ConfigError, EngineError, Limits, ModelSettings, Tool, ToolCrashed, ToolError, ToolOutput, Usage, tool
-from agentkit.events import CallFragment, CallReady, Notice, TextDelta, ThinkingDelta, ToolFinished, ToolStarted, TurnStarted
+from agentkit import (
+    Agent,
+    ConfigError,
+    EngineError,
+    Limits,
+    ModelSettings,
+    Tool,
+    ToolCrashed,
+    ToolError,
+    ToolOutput,
+    Usage,
+    tool,
+)
+from agentkit.events import (
+    CallFragment,
+    CallReady,
+    Notice,
+    TextDelta,
+    ThinkingDelta,
+    ToolFinished,
+    ToolStarted,
+    TurnStarted,
+)
 from agentkit.messages import Message, ToolResult, user
 from agentkit.runtime.engine import Chunk, Request
 from agentkit.testing import RecordingEngine, ReplayEngine, ScriptedEngine
@@ -71,14 +92,19 @@ async def test_a_built_in_tool_can_be_asked_for_by_name() -> None:
 
 
 async def test_calls_the_server_parsed_are_run_too() -> None:
-    fragments = [Chunk(calls=(CallFragment(0, "c7", "add", '{"a": 1,'),)), Chunk(calls=(CallFragment(0, arguments=' "b": 1}'),))]
+    fragments = [
+        Chunk(calls=(CallFragment(0, "c7", "add", '{"a": 1,'),)),
+        Chunk(calls=(CallFragment(0, arguments=' "b": 1}'),)),
+    ]
     engine = ScriptedEngine([[*fragments, Chunk(finish_reason="tool_calls")], "2"])
     result = await Agent(engine, tools=[add]).run("?")
     assert result.messages[-2].results[0] == ToolResult("c7", "2", name="add")
 
 
 async def test_calls_in_one_reply_answer_in_the_order_they_were_asked() -> None:
-    engine = ScriptedEngine([call("divide", '{"a": 1, "b": 0}') + "\n" + call("add", '{"a": 1, "b": 1}'), "ok"])
+    engine = ScriptedEngine(
+        [call("divide", '{"a": 1, "b": 0}') + "\n" + call("add", '{"a": 1, "b": 1}'), "ok"]
+    )
     result = await Agent(engine, tools=[add, divide]).run("?")
     assert results(result.messages[-2]) == [("b must not be 0", True), ("2", False)]
 
@@ -114,7 +140,10 @@ async def test_calls_in_one_reply_run_side_by_side(blocking: bool) -> None:
         (call("ad", '{"a": 1, "b": 2}'), "Did you mean 'add'?"),
         ("<tool_call>{oops</tool_call>", "could not be read"),
         (call("add", '{"a": 1}'), "b is missing"),
-        (call("add", '{"a": 1, "b": "many"}'), 'b: input should be a valid integer, unable to parse string as an integer, got "many"'),
+        (
+            call("add", '{"a": 1, "b": "many"}'),
+            'b: input should be a valid integer, unable to parse string as an integer, got "many"',
+        ),
         (call("add", '{"a": 1, "b": 2, "c": 3}'), "it has no argument c"),
     ],
 )
@@ -129,12 +158,16 @@ async def test_arguments_that_only_look_wrong_are_made_right() -> None:
     assert results((await Agent(engine, tools=[add]).run("?")).messages[-2]) == [("3", False)]
 
 
-async def test_a_tool_that_raises_is_told_to_the_model_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_tool_that_raises_is_told_to_the_model_and_the_run_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     @tool
     def read(path: str) -> str:
         raise FileNotFoundError(path)
 
-    result = await Agent(ScriptedEngine([call("read", '{"path": "x"}'), "no such file"]), tools=[read]).run("?")
+    result = await Agent(ScriptedEngine([call("read", '{"path": "x"}'), "no such file"]), tools=[read]).run(
+        "?"
+    )
     assert results(result.messages[-2]) == [("read failed with FileNotFoundError: x", True)]
     assert "the tool read raised" in caplog.text
 
@@ -172,8 +205,16 @@ async def test_a_huge_result_is_shown_in_part() -> None:
 @pytest.mark.parametrize(
     ("limits", "turns", "stopped"),
     [
-        (Limits(max_turns=2), [call("add", '{"a": 1, "b": 1}'), call("add", '{"a": 2, "b": 1}')], "max_turns"),
-        (Limits(max_tool_calls=1), [call("add", '{"a": 1, "b": 1}'), call("add", '{"a": 2, "b": 1}')], "max_tool_calls"),
+        (
+            Limits(max_turns=2),
+            [call("add", '{"a": 1, "b": 1}'), call("add", '{"a": 2, "b": 1}')],
+            "max_turns",
+        ),
+        (
+            Limits(max_tool_calls=1),
+            [call("add", '{"a": 1, "b": 1}'), call("add", '{"a": 2, "b": 1}')],
+            "max_tool_calls",
+        ),
         (Limits(max_tokens=10), [[call("add", '{"a": 1, "b": 1}'), Chunk(usage=Usage(8, 4))]], "max_tokens"),
         (Limits(), [call("add", '{"a": 1, "b": 1}')] * 5, "loop"),
         (Limits(), [["The answer is", Chunk(finish_reason="length")]], "length"),
@@ -209,7 +250,7 @@ async def test_a_conversation_that_hit_a_limit_can_be_taken_up_again() -> None:
 async def test_the_same_call_again_is_nudged_and_then_the_tools_are_hidden() -> None:
     engine = ScriptedEngine([call("add", '{"a": 1, "b": 1}')] * 3 + ["2"])
     result = await Agent(engine, tools=[add]).run("?")
-    assert "same call" in result.messages[5].results[0].content and result.output == "2"
+    assert "same call" in result.messages[5].text and result.output == "2"
     assert [bool(r.tools) for r in engine.requests] == [True, True, True, False]
 
 
@@ -222,7 +263,16 @@ async def test_events_arrive_in_the_order_things_happen() -> None:
     engine = ScriptedEngine([["<think>h", "m</think>let me ", "see ", call("add", '{"a": 1, "b": 2}')], "3"])
     async with Agent(engine, tools=[add]).stream("?") as run:
         kinds = [type(event) async for event in run]
-    wanted = [TurnStarted, ThinkingDelta, TextDelta, CallReady, ToolStarted, ToolFinished, TurnStarted, TextDelta]
+    wanted = [
+        TurnStarted,
+        ThinkingDelta,
+        TextDelta,
+        CallReady,
+        ToolStarted,
+        ToolFinished,
+        TurnStarted,
+        TextDelta,
+    ]
     assert [k for i, k in enumerate(kinds) if i == 0 or kinds[i - 1] is not k] == wanted
     assert run.result.output == "3"
 
@@ -255,7 +305,7 @@ async def test_leaving_the_stream_early_closes_the_engine_and_cancels_the_tools(
 
 async def test_an_engines_error_is_caught_by_its_own_type_while_streaming() -> None:
     class Broken:
-        async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
             raise EngineError("gone")
             yield Chunk()
 
@@ -286,10 +336,13 @@ async def test_a_wrong_answer_is_asked_for_again_with_the_reason() -> None:
 
 async def test_an_answer_that_stays_wrong_ends_the_run_without_one() -> None:
     result = await Agent(ScriptedEngine(["no"] * 3), output_type=City).run("?")
-    assert (result.stopped, result.output) == ("invalid_output", None)
+    assert result.stopped == "invalid_output" and not result.output
 
 
-@pytest.mark.parametrize(("output_type", "said", "value"), [(int, "It is 42.", 42), (list[int], "[1, 2]", [1, 2]), (bool, "true", True)])
+@pytest.mark.parametrize(
+    ("output_type", "said", "value"),
+    [(int, "It is 42.", 42), (list[int], "[1, 2]", [1, 2]), (bool, "true", True)],
+)
 async def test_output_type_may_be_any_type(output_type: Any, said: str, value: Any) -> None:
     assert (await Agent(ScriptedEngine([said]), output_type=output_type).run("?")).output == value
 
@@ -297,7 +350,10 @@ async def test_output_type_may_be_any_type(output_type: Any, said: str, value: A
 async def test_chat_dicts_are_a_task_as_the_model_cards_quickstart_writes_them() -> None:
     engine = ScriptedEngine(["hi"])
     await Agent(engine).run([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello"}])
-    assert [(m.role, m.text) for m in engine.requests[0].messages] == [("system", "Be kind."), ("user", "hello")]
+    assert [(m.role, m.text) for m in engine.requests[0].messages] == [
+        ("system", "Be kind."),
+        ("user", "hello"),
+    ]
 
 
 async def test_a_task_that_is_no_message_says_so() -> None:
@@ -363,7 +419,9 @@ async def test_settings_the_card_recommends_fill_what_the_user_left_open() -> No
 
 
 async def test_a_recorded_run_can_be_replayed(tmp_path: Any) -> None:
-    script = ScriptedEngine([[call("add", '{"a": 1, "b": 2}'), Chunk(usage=Usage(3, 4, 1), finish_reason="stop")], "3"])
+    script = ScriptedEngine(
+        [[call("add", '{"a": 1, "b": 2}'), Chunk(usage=Usage(3, 4, 1), finish_reason="stop")], "3"]
+    )
     first = await Agent(RecordingEngine(script, tmp_path / "r.jsonl"), tools=[add]).run("?")
     again = await Agent(ReplayEngine(tmp_path / "r.jsonl"), tools=[add]).run("?")
     assert again.messages == first.messages and again.usage == first.usage == Usage(3, 4, 1)

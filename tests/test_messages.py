@@ -63,7 +63,11 @@ def test_a_call_that_could_not_be_read_goes_back_as_text() -> None:
 
 
 def test_the_parts_of_multi_part_content_are_read() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}, {"type": "text", "text": "b"}]
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {}},
+        {"type": "text", "text": "b"},
+    ]
     assert from_chat({"role": "user", "content": parts}).text == "ab"
 
 

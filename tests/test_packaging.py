@@ -29,11 +29,23 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "testing": LOW | {"runtime"},
     "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
 }
-HEAVY = {"httpx2", "huggingface_hub", "importlib.metadata", "mcp", "openai", "pydantic", "rich", "torch", "vllm"}
+HEAVY = {
+    "httpx2",
+    "huggingface_hub",
+    "importlib.metadata",
+    "mcp",
+    "openai",
+    "pydantic",
+    "rich",
+    "torch",
+    "vllm",
+}
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in HOME.rglob("*.py") if p != HOME / "__init__.py"], ids=lambda p: str(p.relative_to(HOME))
+    "path",
+    [p for p in HOME.rglob("*.py") if p != HOME / "__init__.py"],
+    ids=lambda p: str(p.relative_to(HOME)),
 )
 def test_imports_point_down(path: Path) -> None:
     room = path.relative_to(HOME).parts[0].removesuffix(".py")

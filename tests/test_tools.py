@@ -96,7 +96,13 @@ def test_every_kind_of_annotation_becomes_the_value_it_names() -> None:
     ) -> None: ...
 
     read = signature(paint)
-    arguments = {"schema": "s", "colour": "red", "at": {"x": 3}, "tree": {"value": 1, "children": [{"value": 2}]}, "model_id": 7}
+    arguments = {
+        "schema": "s",
+        "colour": "red",
+        "at": {"x": 3},
+        "tree": {"value": 1, "children": [{"value": 2}]},
+        "model_id": 7,
+    }
     assert read.bind(arguments) == (
         (),
         {
@@ -171,7 +177,9 @@ async def test_what_the_model_sent_is_validated_and_coerced() -> None:
         ("12", {}, "12"),
     ],
 )
-def test_a_value_is_fitted_to_its_schema_where_that_loses_nothing(value: Any, schema: Any, wanted: Any) -> None:
+def test_a_value_is_fitted_to_its_schema_where_that_loses_nothing(
+    value: Any, schema: Any, wanted: Any
+) -> None:
     assert fit({"v": value}, {"type": "object", "properties": {"v": schema}}) == {"v": wanted}
 
 
@@ -192,7 +200,9 @@ def test_references_are_replaced_by_what_they_name_and_titles_go() -> None:
         "title": "T",
         "type": "object",
         "properties": {"title": {"$ref": "#/$defs/P"}, "$ref": {"type": "string"}},
-        "$defs": {"P": {"title": "P", "type": "object", "properties": {"x": {"type": "integer", "title": "X"}}}},
+        "$defs": {
+            "P": {"title": "P", "type": "object", "properties": {"x": {"type": "integer", "title": "X"}}}
+        },
     }
     assert simplify(schema) == {
         "type": "object",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -52,8 +51,11 @@ def command(group: click.Group, *args: Any, **kwargs: Any) -> Callable[[_F], cli
                 sys.exit(ERROR)
             sys.exit(code or ANSWERED)
 
-        debugged = click.option("--debug", is_flag=True, envvar="AGENTKIT_DEBUG", help="Show tracebacks.")(guarded)
-        return group.command(*args, **kwargs)(debugged)
+        debugged = click.option("--debug", is_flag=True, envvar="AGENTKIT_DEBUG", help="Show tracebacks.")(
+            guarded
+        )
+        made: click.Command = group.command(*args, **kwargs)(debugged)
+        return made
 
     return make
 
@@ -81,7 +83,7 @@ def seconds(value: str) -> float:
     return result
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -95,16 +97,28 @@ def agent_options(fn: _F) -> _F:
     """What `run` and `chat` have in common."""
     for option in reversed(
         [
-            click.option("-m", "--model", envvar="AGENTKIT_MODEL", help="Name, .gguf path, URL, or NAME@URL.  [default: qwen3-4b]"),
-            click.option("-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."),
+            click.option(
+                "-m",
+                "--model",
+                envvar="AGENTKIT_MODEL",
+                help="Name, .gguf path, URL, or NAME@URL.  [default: qwen3-4b]",
+            ),
+            click.option(
+                "-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."
+            ),
             click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="An MCP config file."),
             click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
             click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
             click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature."),
             click.option("--max-turns", type=click.IntRange(1), default=16, show_default=True),
             click.option("--timeout", type=Duration(), help="Longest time for a run, such as 90s or 10m."),
-            click.option("--keep-alive", type=Duration(), default="5m", show_default=True,
-                         help="How long a model server that was started stays warm."),
+            click.option(
+                "--keep-alive",
+                type=Duration(),
+                default="5m",
+                show_default=True,
+                help="How long a model server that was started stays warm.",
+            ),
         ]
     ):
         fn = option(fn)
@@ -140,7 +154,9 @@ def make_agent(
 @command(main)
 @click.argument("question", required=False)
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: output, stopped, messages, usage.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: output, stopped, messages, usage."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int:
     """Answer QUESTION; text on stdin is added to it, or is the question when there is none.
@@ -153,7 +169,9 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
     piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
     text = "\n\n".join(part for part in (question if question != "-" else "", piped) if part)
     if not text:
-        raise click.UsageError("ask something: agentkit run \"What time is it in Tokyo?\" --mcp mcp_configs/time.json")
+        raise click.UsageError(
+            'ask something: agentkit run "What time is it in Tokyo?" --mcp mcp_configs/time.json'
+        )
     show = Show(quiet=quiet, live=not as_json and sys.stdout.isatty())
     agent = make_agent(notify=show.progress, **options)
 
@@ -170,7 +188,9 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
     elif not show.printed(result.output):
         click.echo(result.output)
     if result.stopped != "answer":
-        click.echo(f"agentkit: stopped without an answer: {WHY.get(result.stopped, result.stopped)}", err=True)
+        click.echo(
+            f"agentkit: stopped without an answer: {WHY.get(result.stopped, result.stopped)}", err=True
+        )
         return LIMIT
     return ANSWERED
 
@@ -198,7 +218,9 @@ def as_dict(result: Any) -> dict[str, Any]:
         "turns": result.turns,
         "messages": [chat for m in result.messages for chat in to_chat(m, "reasoning_content")],
         "usage": {**asdict(result.usage), "total_tokens": result.usage.total_tokens},
-        "artifacts": [{"name": a.name, "mime": a.mime, "path": a.path, "size": a.size} for a in result.artifacts],
+        "artifacts": [
+            {"name": a.name, "mime": a.mime, "path": a.path, "size": a.size} for a in result.artifacts
+        ],
     }
 
 
@@ -216,7 +238,9 @@ def chat(**options: Any) -> None:
 
 @command(main)
 @click.option("--schema", is_flag=True, help="Print each tool's JSON schema as the model gets it.")
-@click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="Also the tools of an MCP config file.")
+@click.option(
+    "--mcp", multiple=True, type=click.Path(dir_okay=False), help="Also the tools of an MCP config file."
+)
 @click.argument("names", nargs=-1)
 def tools(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
     """List the installed tools (or the NAMES given)."""
@@ -314,8 +338,3 @@ def doctor(model: str | None, as_json: bool) -> int:
     from agentkit.cli.doctor import examine
 
     return examine(model, as_json)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()

@@ -20,7 +20,9 @@ __all__ = ["examine"]
 @dataclass(frozen=True, slots=True)
 class Finding:
     what: str
-    state: Literal["ok", "missing", "off"]  # missing: something asked for cannot work; off: optional and not there
+    state: Literal[
+        "ok", "missing", "off"
+    ]  # missing: something asked for cannot work; off: optional and not there
     detail: str
     fix: str = ""
 
@@ -32,11 +34,15 @@ def examine(model: str | None, as_json: bool) -> int:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"[dim]Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
-                      f"{os.cpu_count()} CPUs, {_memory()}[/]")
+        console.print(
+            f"[dim]Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
+            f"{os.cpu_count()} CPUs, {_memory()}[/]"
+        )
         for f in findings:
             mark = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "off": "[dim]–[/]"}[f.state]
-            console.print(f"{mark} {f.what:20} {escape(f.detail)}" + (f"  [dim]→ {escape(f.fix)}[/]" if f.fix else ""))
+            console.print(
+                f"{mark} {f.what:20} {escape(f.detail)}" + (f"  [dim]→ {escape(f.fix)}[/]" if f.fix else "")
+            )
     return int(any(f.state == "missing" for f in findings))
 
 
@@ -76,7 +82,9 @@ def _sandbox() -> Iterator[Finding]:
         yield Finding(f"sandbox: {what}", state, used + probe.detail, probe.fix)
     absent = [m for m in ("numpy", "pandas", "matplotlib") if importlib.util.find_spec(m) is None]
     if absent:
-        yield Finding("sandbox: libraries", "off", f"without {', '.join(absent)}", "pip install 'agentkit[interpreter]'")
+        yield Finding(
+            "sandbox: libraries", "off", f"without {', '.join(absent)}", "pip install 'agentkit[interpreter]'"
+        )
     else:
         yield Finding("sandbox: libraries", "ok", "numpy, pandas, matplotlib")
 
@@ -86,7 +94,12 @@ def _mcp() -> Iterator[Finding]:
     for runner, gets in (("uvx", "pip install uv"), ("npx", "install Node.js")):
         found = shutil.which(runner)
         note = "" if found else "servers installed with pip are found without it" if runner == "uvx" else ""
-        yield Finding(f"  {runner}", "ok" if found else "off", found or f"not there; {note}".rstrip("; "), "" if found else gets)
+        yield Finding(
+            f"  {runner}",
+            "ok" if found else "off",
+            found or f"not there; {note}".rstrip("; "),
+            "" if found else gets,
+        )
 
 
 def _version(distribution: str) -> str:
@@ -96,5 +109,3 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "of unknown version"
-
-

@@ -69,7 +69,7 @@ class Show:
                 self._wait("waiting for the model …")
             case ThinkingDelta(text):
                 self._wait(None)
-                self._open = True
+                self._open = not self._err.quiet
                 self._err.print(Text(text, style="dim italic"), end="")
             case TextDelta(text):
                 if self._open and not self._text:
@@ -85,7 +85,9 @@ class Show:
                 self._text = []
             case CallReady(BadCall(_, raw, reason)):
                 self._end_line()
-                self._err.print(f"[yellow]✗ unreadable call[/] [dim]{escape(_short(raw))} — {escape(reason)}[/]")
+                self._err.print(
+                    f"[yellow]✗ unreadable call[/] [dim]{escape(_short(raw))} — {escape(reason)}[/]"
+                )
             case ToolStarted(call):
                 self._end_line()
                 self._err.print(f"[cyan]▶ {escape(call.name)}[/]{escape(_arguments(call))}")
@@ -94,7 +96,9 @@ class Show:
                 self._wait(None)
                 mark = "[red]✗[/]" if result.is_error else "[green]✓[/]"
                 name = escape(call.name) if isinstance(call, ToolCall) else "call"
-                self._err.print(f"{mark} {name} [dim]{seconds:.2f} s  {escape(_short(result.content, 400))}[/]")
+                self._err.print(
+                    f"{mark} {name} [dim]{seconds:.2f} s  {escape(_short(result.content, 400))}[/]"
+                )
                 for a in result.artifacts:
                     self._err.print(f"  [magenta]{escape(a.name)}[/] [dim]{escape(a.path or a.mime)}[/]")
             case Notice(text):
@@ -123,7 +127,13 @@ class Show:
 def _arguments(call: ToolCall) -> str:
     if list(call.arguments) == ["code"]:
         return "\n" + "\n".join(f"  {line}" for line in str(call.arguments["code"]).splitlines())
-    return "(" + ", ".join(f"{k}={json.dumps(v, ensure_ascii=False, default=str)}" for k, v in call.arguments.items()) + ")"
+    return (
+        "("
+        + ", ".join(
+            f"{k}={json.dumps(v, ensure_ascii=False, default=str)}" for k, v in call.arguments.items()
+        )
+        + ")"
+    )
 
 
 def _short(text: str, limit: int = 200) -> str:
@@ -137,7 +147,9 @@ def tool_table(tools: Sequence[Tool]) -> None:
         table.add_column(column, overflow="fold")
     for t in tools:
         arguments = ", ".join(t.parameters.get("properties") or ())
-        table.add_row(Text(t.name, style="cyan"), Text(arguments), Text((t.description.splitlines() or [""])[0]))
+        table.add_row(
+            Text(t.name, style="cyan"), Text(arguments), Text((t.description.splitlines() or [""])[0])
+        )
     Console().print(table)
 
 
@@ -151,7 +163,9 @@ def mcp_report(reports: Sequence[Any]) -> None:
         console.print(f"[green]✓ {escape(r.name)}[/]  [dim]{escape(about)}, {r.seconds:.1f} s[/]")
         for t in r.tools:
             arguments = ", ".join(t.parameters.get("properties") or ())
-            console.print(f"    [cyan]{escape(t.name)}[/]({escape(arguments)})  [dim]{escape(_short(t.description, 80))}[/]")
+            console.print(
+                f"    [cyan]{escape(t.name)}[/]({escape(arguments)})  [dim]{escape(_short(t.description, 80))}[/]"
+            )
 
 
 def server_table(servers: Sequence[Any], as_json: bool) -> None:

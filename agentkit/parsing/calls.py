@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["CUT_OFF", "Unreadable", "Wanted", "Schemas", "read_arguments", "read_calls"]
+__all__ = ["CUT_OFF", "Schemas", "Unreadable", "Wanted", "read_arguments", "read_calls"]
 
 # tool name -> JSON schema of its arguments
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -300,7 +300,7 @@ def _quoted(body: str) -> str:
         escape = match[1]
         if escape is None:
             return '\\"'
-        if escape[:1] in '"\\/bfnrt' and escape or len(escape) == 5:
+        if (escape[:1] in '"\\/bfnrt' and escape) or len(escape) == 5:
             return match[0]
         if escape == "'":
             return "'"
@@ -314,7 +314,9 @@ def _quoted(body: str) -> str:
 
 def _repaired(text: str) -> Any:
     """What *text* most likely means, when nothing of it is lost and nothing added; else None."""
-    if len(text) > _REPAIR_LIMIT or text.rstrip().endswith((":", ",")):  # there is no value yet, and none is made up
+    if len(text) > _REPAIR_LIMIT or text.rstrip().endswith(
+        (":", ",")
+    ):  # there is no value yet, and none is made up
         return None
     return _close_last_string(text) or _json_repair(text)
 
@@ -346,7 +348,11 @@ def _json_repair(text: str) -> Any:
 
     try:
         value = json_repair.loads(text, skip_json_loads=True)
-        if isinstance(value, dict | list) and value and _words(json.dumps(value, ensure_ascii=False)) == _words(text):
+        if (
+            isinstance(value, dict | list)
+            and value
+            and _words(json.dumps(value, ensure_ascii=False)) == _words(text)
+        ):
             return value
     except Exception:  # it is no part of ours, and a parser of model text never raises
         return None

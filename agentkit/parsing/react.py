@@ -9,7 +9,9 @@ from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_ar
 
 __all__ = ["Step", "read_step"]
 
-_LABEL = re.compile(r"^[ \t]*\**(Thought|Action Input|Action|Observation|Final Answer)\**:\**[ \t]*", re.MULTILINE)
+_LABEL = re.compile(
+    r"^[ \t]*\**(Thought|Action Input|Action|Observation|Final Answer)\**:\**[ \t]*", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

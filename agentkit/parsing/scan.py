@@ -48,7 +48,9 @@ class Sink(Protocol):
 
 _SPECIAL = re.compile(r"[<`{\[]|\nAction:")
 _LABELS = ("Thought:", "Action:", "Final Answer:", "**Thought:", "**Action:", "**Final Answer:")
-_TAG = re.compile(r"""<(/?)([A-Za-z_][\w-]{0,30})(=[^<>\n]{1,100}|\s+name\s*=\s*["'][^"'<>\n]{1,100}["'])?\s?>""")
+_TAG = re.compile(
+    r"""<(/?)([A-Za-z_][\w-]{0,30})(=[^<>\n]{1,100}|\s+name\s*=\s*["'][^"'<>\n]{1,100}["'])?\s?>"""
+)
 _TAG_START = re.compile(
     r"</?(?:[A-Za-z_][\w-]{0,30}(?:=[^<>\n]{0,101}|\s(?:\s{0,9}n(?:a(?:m(?:e\s?(?:=[^<>\n]{0,101})?)?)?)?)?)?)?\Z"
 )
@@ -59,11 +61,59 @@ _FENCE_END_START = re.compile(r"\n[ \t]{0,20}`{0,2}\Z")
 _JSON_HEAD = re.compile(r"""[\[{\s]{1,40}["'](\w{1,20})["']\s{0,20}:""")
 _JSON_HEAD_START = re.compile(r"""[\[{\s]{1,40}(?:["'](?:\w{1,20}(?:["']\s{0,20})?)?)?\Z""")
 _KEYS = frozenset(
-    "name function tool tool_name function_name type id arguments parameters args tool_calls function_calls calls "
-    "tool_call function_call action thought thoughts reasoning input action_input tool_input".split()
+    [
+        "name",
+        "function",
+        "tool",
+        "tool_name",
+        "function_name",
+        "type",
+        "id",
+        "arguments",
+        "parameters",
+        "args",
+        "tool_calls",
+        "function_calls",
+        "calls",
+        "tool_call",
+        "function_call",
+        "action",
+        "thought",
+        "thoughts",
+        "reasoning",
+        "input",
+        "action_input",
+        "tool_input",
+    ]
 )
-_HTML = frozenset("a b br hr code div em i li p pre span strong td th tr ul ol table script style".split())
-_NAMED = re.compile(r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']""")
+_HTML = frozenset(
+    [
+        "a",
+        "b",
+        "br",
+        "hr",
+        "code",
+        "div",
+        "em",
+        "i",
+        "li",
+        "p",
+        "pre",
+        "span",
+        "strong",
+        "td",
+        "th",
+        "tr",
+        "ul",
+        "ol",
+        "table",
+        "script",
+        "style",
+    ]
+)
+_NAMED = re.compile(
+    r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']"""
+)
 _ARGUED = re.compile(r"""["'](?:arguments|parameters|args|input|tool_input|action_input)["']\s*:""")
 _UNFINISHED = re.compile(r"(?:<[^<>]{0,40}|`{1,2}|\\)\Z")  # may be the start of a token of a held call
 _TOKENS = r'\\.|"""|[{}\[\]"\']|</?think>|</?tool_call>'
@@ -124,9 +174,14 @@ class Scanner:
                     return text
             else:
                 self._buffer += text
-                step = {"start": self._start, "prose": self._prose, "code": self._code, "inline": self._inline}
+                step = {
+                    "start": self._start,
+                    "prose": self._prose,
+                    "code": self._code,
+                    "inline": self._inline,
+                }
                 while self._held is None and self._buffer:
-                    decided = step[self._mode](final)  # type: ignore[index]  # "held" has self._held
+                    decided = step[self._mode](final)
                     if decided is None:
                         return ""
                     if decided:  # a think tag
@@ -363,7 +418,11 @@ class Scanner:
         assert held is not None
         self._held, self._mode = None, "prose"
         text = held.take()
-        if held.maybe_end is not None and self._retries and isinstance(read_calls(text, self._tools), Unreadable):
+        if (
+            held.maybe_end is not None
+            and self._retries
+            and isinstance(read_calls(text, self._tools), Unreadable)
+        ):
             self._retries -= 1
             at, token = held.maybe_end
             self._settle(held, text[:at], token if token.startswith(("</", "```")) else "", cut=False)
@@ -385,7 +444,9 @@ class Scanner:
             sink.calls(step.calls)
             return
         if held.kind == "xml":
-            sink.calls([read_function(text, self._tools, cut=cut and not text.rstrip().endswith("</function>"))])
+            sink.calls(
+                [read_function(text, self._tools, cut=cut and not text.rstrip().endswith("</function>"))]
+            )
             return
         if held.kind == "tag":
             found, rest = self._read(text, cut)
@@ -411,12 +472,21 @@ class Scanner:
         if found and not calls and self._names_tool(text) and _ARGUED.search(text):
             sink.calls(found)
             return
-        exact = bool(calls) and len(calls) == len(found) and all(c.exact for c in calls) and _ARGUED.search(text)
+        exact = (
+            bool(calls) and len(calls) == len(found) and all(c.exact for c in calls) and _ARGUED.search(text)
+        )
         if exact and held.kind == "wrap":
             sink.calls(calls)
         elif held.name == "tools" and closed:
             sink.echo(source)
-        elif exact and len(calls) == 1 and self._tools and not sink.spoke and not sink.called and not rest.strip():
+        elif (
+            exact
+            and len(calls) == 1
+            and self._tools
+            and not sink.spoke
+            and not sink.called
+            and not rest.strip()
+        ):
             sink.maybe_calls(calls, source)
         else:
             sink.text(source)
@@ -465,7 +535,9 @@ class _Held:
 
     def __init__(self, kind: Kind, lead: str, name: str) -> None:
         self.kind, self.lead, self.name = kind, lead, name
-        self.maybe_end: tuple[int, str] | None = None  # an end inside a string, which counts if no other comes
+        self.maybe_end: tuple[int, str] | None = (
+            None  # an end inside a string, which counts if no other comes
+        )
         self._pieces: list[str] = []
         self._length = 0
         self._before = ""  # the character before the carry
@@ -486,17 +558,28 @@ class _Held:
         for token in _ENDS[self.kind].finditer(text):
             word = token[0]
             # a quote or a fence at the very end may go on in the next piece
-            if not final and word[0] in '"`' and len(text) - token.start() < 3 + len(word) and not text[token.end() :].strip(word[0]):
+            if (
+                not final
+                and word[0] in '"`'
+                and len(text) - token.start() < 3 + len(word)
+                and not text[token.end() :].strip(word[0])
+            ):
                 done = token.start()
                 break
             done = token.end()
             if word[:9] == "<function":
                 if base + token.start() == 0:
                     continue
-                if self._in_parameter and self.maybe_end is not None:  # the end in the value was the call's after all
+                if (
+                    self._in_parameter and self.maybe_end is not None
+                ):  # the end in the value was the call's after all
                     return self.maybe_end
             # in broken JSON a fence ends it only on a line of its own: in a line it may be the program's
-            if word[:3] == "```" and self._depth > 0 and not (text[: token.start()] or self._before).endswith("\n"):
+            if (
+                word[:3] == "```"
+                and self._depth > 0
+                and not (text[: token.start()] or self._before).endswith("\n")
+            ):
                 continue
             if self._takes(word):
                 continue

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agentkit.events import CallFragment, CallReady, Event, TextDelta, TextWasThinking, ThinkingDelta, assemble
+from agentkit.events import (
+    CallFragment,
+    CallReady,
+    Event,
+    TextDelta,
+    TextWasThinking,
+    ThinkingDelta,
+    assemble,
+)
 from agentkit.messages import BadCall, Message, ToolCall
-from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_arguments
+from agentkit.parsing.calls import Schemas, Unreadable, Wanted, read_arguments
 from agentkit.parsing.scan import Scanner, slices
 from agentkit.tools import Tool
 
@@ -42,10 +50,14 @@ class TurnParser:
         self._may_close = True  # a </think> without its opening tag may still come
         self._carry = ""  # of the thinking, what may be the start of its closing tag
         self._space: list[str] = []  # not said before more text follows
-        self._strip = ""  # what to strip from the text that comes next: after thoughts newlines, after a call all space
+        self._strip = (
+            ""  # what to strip from the text that comes next: after thoughts newlines, after a call all space
+        )
         self._echo: str | None = None
         self._waiting: list[Event] = []  # after the echo, until it is known what that is
-        self._maybe: tuple[Sequence[Wanted], list[str]] | None = None  # calls, their text and the space after it
+        self._maybe: tuple[Sequence[Wanted], list[str]] | None = (
+            None  # calls, their text and the space after it
+        )
         self._in_text = False  # calls were found in the content
         self.spoke = self.called = False
 
@@ -103,7 +115,9 @@ class TurnParser:
             text = self._carry + text
             end = text.find("</think>")
             if end < 0:
-                keep = next((n for n in range(min(7, len(text)), 0, -1) if "</think>".startswith(text[-n:])), 0)
+                keep = next(
+                    (n for n in range(min(7, len(text)), 0, -1) if "</think>".startswith(text[-n:])), 0
+                )
                 self._carry = text[len(text) - keep :]
                 self._think(text[: len(text) - keep])
                 return
@@ -212,7 +226,11 @@ class TurnParser:
             self._emit(CallReady(BadCall(id, call.text, call.reason)))
 
     def _server_calls(self, cut: bool) -> None:
-        seen = [(e.call.name, e.call.arguments) for e in self._events if isinstance(e, CallReady) and isinstance(e.call, ToolCall)]
+        seen = [
+            (e.call.name, e.call.arguments)
+            for e in self._events
+            if isinstance(e, CallReady) and isinstance(e.call, ToolCall)
+        ]
         last = max(self._server, default=0)
         for index, fragments in sorted(self._server.items()):
             name = "".join(f.name for f in fragments).strip()
@@ -275,7 +293,9 @@ def _fragment(index: int, call: Mapping[str, Any]) -> CallFragment:
     function = call.get("function")
     function = function if isinstance(function, Mapping) else call
     arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, default=str) if arguments else ""
+    text = (
+        arguments if isinstance(arguments, str) else json.dumps(arguments, default=str) if arguments else ""
+    )
     return CallFragment(index, str(call.get("id") or ""), str(function.get("name") or ""), text)
 
 

@@ -45,7 +45,11 @@ def _pieces() -> list[Path]:
 
 
 def join(
-    pieces: Sequence[Path], target: Path, size: int, sha256: str, notify: Callable[[str], object] = lambda _: None
+    pieces: Sequence[Path],
+    target: Path,
+    size: int,
+    sha256: str,
+    notify: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Put *pieces* together as *target*, once: a file of that name and size has been checked when it was made.
 

@@ -42,10 +42,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except OSError as exc:
         raise ModelNotFound(f"{path} cannot be read: {exc.strerror}.") from exc
     except (struct.error, ValueError) as exc:
-        raise ModelNotFound(f"{path} is damaged: its GGUF header cannot be read; get the file again.") from exc
+        raise ModelNotFound(
+            f"{path} is damaged: its GGUF header cannot be read; get the file again."
+        ) from exc
     architecture = str(found.get("general.architecture", ""))
     context = found.get(f"{architecture}.context_length", 0)
-    return Header(architecture, context if isinstance(context, int) else 0, str(found.get("general.name", "")))
+    return Header(
+        architecture, context if isinstance(context, int) else 0, str(found.get("general.name", ""))
+    )
 
 
 def _read(file: BinaryIO, form: str) -> tuple[Any, ...]:

@@ -86,7 +86,9 @@ class LlamaCpp:
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         if self._wire is None or self._server is None:
-            raise EngineError("The server is not running; use the engine inside `async with`, or give it to an Agent.")
+            raise EngineError(
+                "The server is not running; use the engine inside `async with`, or give it to an Agent."
+            )
         try:
             async with aclosing(self._wire.stream(self._adapted(request))) as chunks:
                 async for chunk in chunks:
@@ -119,11 +121,23 @@ class LlamaCpp:
         weights = str(self.path.resolve())
         program = _llama_server()
         if program:
-            argv = [program, "--model", weights, "--alias", self.model, "--host", "127.0.0.1", "--port", "{port}"]
+            argv = [
+                program,
+                "--model",
+                weights,
+                "--alias",
+                self.model,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+            ]
             argv += ["--ctx-size", str(context), "--jinja", "--no-webui"]
             argv += ["--threads", str(self._threads)] if self._threads else []
             env = {"LLAMA_API_KEY": "{api_key}"}
-            return ServerCommand("llama.cpp", self.model, (*argv, *self._args), weights, env, ready_path="/health")
+            return ServerCommand(
+                "llama.cpp", self.model, (*argv, *self._args), weights, env, ready_path="/health"
+            )
         if find_spec("llama_cpp") is None or find_spec("uvicorn") is None:
             raise EngineError(
                 "llama.cpp is not installed; run: pip install 'agentkit[llama-cpp]' "

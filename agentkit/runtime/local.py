@@ -52,7 +52,9 @@ class Local:
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         if self._engine is None:
-            raise EngineError("The model is not running; use the engine inside `async with`, or give it to an Agent.")
+            raise EngineError(
+                "The model is not running; use the engine inside `async with`, or give it to an Agent."
+            )
         async with aclosing(self._engine.stream(request)) as chunks:
             async for chunk in chunks:
                 yield chunk

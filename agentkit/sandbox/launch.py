@@ -33,6 +33,7 @@ _PROC = (
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 _OPEN_FILES = 256
+SANDBOX_UIDS = range(61_184, 65_520)  # nobody's: systemd, too, takes its dynamic uids from here
 _OF_A_PYTHON = frozenset(("bin", "etc", "include", "lib", "lib64", "libexec", "man", "pyvenv.cfg", "share"))
 _HARMLESS = frozenset((".gitignore", ".lock", "CACHEDIR.TAG", "BUILD", "conda-meta", "compiler_compat"))
 
@@ -68,7 +69,7 @@ def inspect_interpreter(python: str) -> Interpreter:
             prefixes, user_site = json.loads(done.stdout)
         except (OSError, subprocess.SubprocessError, ValueError) as exc:
             raise SandboxUnavailable(
-                f"The sandbox's interpreter {python!r} does not run ({exc}); give the path of a Python as python=."
+                f"The sandbox's interpreter {python!r} does not run ({exc}); pass the path of a Python."
             ) from exc
     needed: set[str] = set()
     for prefix in prefixes:
@@ -154,7 +155,7 @@ def plan_launch(
         "rlimits": _rlimits(limits, private=uid is not None or (inside and _namespace_counts_processes())),
     }
     # isolated: neither the workspace nor anything of the user's may be imported before we are confined
-    boot = f"import sys; sys.path.insert(0, {library!r}); from inside import start; del sys.path[0]; start.start({plan!r})"
+    boot = f"import sys; sys.path.insert(0, {library!r}); from inside import start; start.start({plan!r})"
     command = [interpreter.executable, "-I", "-B", "-c", boot]
     environment = _environment(interpreter, work, temporary)
     if not inside:
@@ -262,8 +263,7 @@ def _tasks_of(uid: int) -> int:
 
 
 def _new_uid() -> int:
-    """One that nobody has: from the range that systemd, too, takes such uids from."""
-    return 61_184 + secrets.randbelow(4_336)
+    return secrets.choice(SANDBOX_UIDS)
 
 
 def _closed_ancestors(paths: Iterable[str]) -> dict[str, list[str]]:

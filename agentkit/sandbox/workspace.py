@@ -64,7 +64,10 @@ def take_snapshot(workspace: Path, max_entries: int) -> Snapshot:
     files: dict[str, tuple[int, int, int, int]] = {}
     entries = disk = 0
     deep = False
-    top = os.open(workspace, _DIRECTORY)
+    try:
+        top = os.open(workspace, _DIRECTORY)
+    except OSError:  # somebody removed it
+        return Snapshot({}, 0, 0)
     try:
         for _, name, path, info in _walk(top):
             entries += 1
@@ -84,7 +87,10 @@ def changed_files(workspace: Path, before: Snapshot, after: Snapshot) -> tuple[A
     names = [
         name
         for name, identity in after.files.items()
-        if before.files.get(name) != identity and "__pycache__/" not in name and "/." not in f"/{name}"
+        if before.files.get(name) != identity
+        and name.isprintable()  # it will be read by the model, and on a terminal
+        and "__pycache__/" not in name
+        and "/." not in f"/{name}"
     ]
     return tuple(
         Artifact(
@@ -97,16 +103,16 @@ def changed_files(workspace: Path, before: Snapshot, after: Snapshot) -> tuple[A
     )
 
 
-def hand_over(workspace: Path, giver: int, taker: int) -> None:
-    """Make the workspace and what in it belongs to uid *giver* belong to *taker*; hard links are left alone,
-    they may be somebody's elsewhere."""
+def hand_over(workspace: Path, giver: int, uid: int, gid: int) -> None:
+    """Make the workspace, and what in it belongs to uid *giver*, belong to *uid* and *gid*; hard links are
+    left alone, they may be somebody's elsewhere."""
     top = os.open(workspace, _DIRECTORY)
     try:
-        os.chown(top, taker, taker)
+        os.chown(top, uid, gid)
         for fd, name, _, info in _walk(top):
             if info.st_uid == giver and (info.st_nlink == 1 or stat.S_ISDIR(info.st_mode)):
                 with contextlib.suppress(FileNotFoundError):
-                    os.chown(name, taker, taker, dir_fd=fd, follow_symlinks=False)
+                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
     finally:
         os.close(top)
 

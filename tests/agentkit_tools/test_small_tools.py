@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,7 +33,19 @@ def test_arithmetic_is_exact(expression: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["__import__('os')", "9**9**9**9", "factorial(10**9)", "1/0", "a + 1", "(1).real", "", "[1]*9", "'a'*9", "sqrt(x=1)", "2**0.5**-9e9"],
+    [
+        "__import__('os')",
+        "9**9**9**9",
+        "factorial(10**9)",
+        "1/0",
+        "a + 1",
+        "(1).real",
+        "",
+        "[1]*9",
+        "'a'*9",
+        "sqrt(x=1)",
+        "2**0.5**-9e9",
+    ],
 )
 def test_what_is_not_arithmetic_or_too_big_is_refused_in_words(expression: str) -> None:
     with pytest.raises(ToolError):
@@ -75,5 +86,3 @@ async def test_a_folder_is_listed(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "a.txt").write_text("12345")
     assert (await (await opened(tmp_path))["list_files"].handler({})).content == "a.txt (5 bytes)\nb/"
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,12 @@ def offer(*names: str, **schemas: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": n, "parameters": p}} for n, p in properties.items()]
 
 
-TOOLS = offer("search", "now", python={"code": {"type": "string"}}, add={"a": {"type": "integer"}, "b": {"type": "number"}})
+TOOLS = offer(
+    "search",
+    "now",
+    python={"code": {"type": "string"}},
+    add={"a": {"type": "integer"}, "b": {"type": "number"}},
+)
 SEARCH = ("search", {"q": "x"})
 CODE = 'def f(s):\n    return f"{s!r} \\"q\\" </tool_call> {{}}"\n'
 
@@ -127,7 +133,10 @@ def test_a_turn_of_any_form_gives_its_calls_and_its_text(name: str) -> None:
     found = [(c.name, c.arguments) if isinstance(c, ToolCall) else c for c in message.calls]
     assert (found, message.text) == (calls, text)
     for size in (1, 2, 3, 7):
-        assert in_pieces([content[i : i + size] for i in range(0, len(content), size)], "", TOOLS, "stop") == message
+        assert (
+            in_pieces([content[i : i + size] for i in range(0, len(content), size)], "", TOOLS, "stop")
+            == message
+        )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,9 @@ def test_a_whole_call_before_the_cut_is_run() -> None:
     assert isinstance(good, ToolCall) and isinstance(bad, BadCall)
 
 
-@pytest.mark.parametrize("raw", ['{"name": "g", "argum', '{"arguments": {}}', "[1, 2]", '{"name": "a", "arguments": 3}', "{oops"])
+@pytest.mark.parametrize(
+    "raw", ['{"name": "g", "argum', '{"arguments": {}}', "[1, 2]", '{"name": "a", "arguments": 3}', "{oops"]
+)
 def test_a_hopeless_call_is_kept_as_it_was_written_and_loses_no_good_one(raw: str) -> None:
     content = f'<tool_call>{raw}</tool_call>\n<tool_call>{{"name": "now", "arguments": {{}}}}</tool_call>'
     bad, good = parse_turn(content, tools=TOOLS).calls
@@ -180,7 +191,6 @@ def test_text_with_calls_is_kept_to_be_sent_back_unchanged() -> None:
 
 def test_prose_is_said_as_it_comes() -> None:
     parser = TurnParser(TOOLS)
-
 
     def said(text: str) -> str:
         return "".join(e.text for e in parser.feed(text) if isinstance(e, TextDelta))
@@ -211,7 +221,7 @@ MESSY = st.lists(SHARDS | st.text(max_size=6), max_size=14).map("".join)
 def test_where_the_text_is_cut_does_not_matter(content: str, at: list[int], finish: str) -> None:
     whole = parse_turn(content, tools=TOOLS, finish_reason=finish)
     cuts = sorted({min(i, len(content)) for i in at} | {0, len(content)})
-    pieces = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [content[a:b] for a, b in itertools.pairwise(cuts)]
     assert in_pieces(pieces, "", TOOLS, finish) == whole
     assert in_pieces(list(content), "", TOOLS, finish) == whole
 
@@ -221,7 +231,16 @@ def test_text_without_markup_comes_through_to_the_letter(content: str) -> None:
     assert parse_turn(content, tools=TOOLS).text == content
 
 
-@given(MESSY, MESSY, st.lists(st.dictionaries(st.sampled_from(["id", "function", "name", "arguments"]), MESSY | st.none(), max_size=3), max_size=3))
+@given(
+    MESSY,
+    MESSY,
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["id", "function", "name", "arguments"]), MESSY | st.none(), max_size=3
+        ),
+        max_size=3,
+    ),
+)
 def test_nothing_makes_it_raise(content: str, reasoning: str, calls: list[dict[str, Any]]) -> None:
     message = parse_turn(content, reasoning=reasoning, tool_calls=calls, tools=TOOLS)
     ids = [c.id for c in message.calls]

@@ -35,7 +35,9 @@ async def test_text_and_usage_come_through(serve: Serve) -> None:
     chunks = await collect(OpenAICompatible(server.url, "m"))
     assert text(chunks) == "Hello ☃"
     assert [c.usage for c in chunks if c.usage] == [Usage(7, 2)]
-    assert server.requests[0]["stream"] is True and server.requests[0]["stream_options"] == {"include_usage": True}
+    assert server.requests[0]["stream"] is True and server.requests[0]["stream_options"] == {
+        "include_usage": True
+    }
 
 
 async def test_without_a_model_name_the_servers_first_is_asked(serve: Serve) -> None:
@@ -71,7 +73,10 @@ async def test_reasoning_goes_back_under_the_name_it_came_with_and_only_in_its_o
     await collect(engine, Request([system("s"), user("1"), old, user("2"), new, result]))
     sent = server.requests[-1]["messages"]
     assert sent[2] == {"role": "assistant", "content": "old"}
-    assert sent[4]["reasoning"] == "new thought" and sent[4]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+    assert (
+        sent[4]["reasoning"] == "new thought"
+        and sent[4]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+    )
     assert sent[5] == {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "2"}
 
 
@@ -109,7 +114,8 @@ async def test_nothing_is_asked_again_once_text_has_been_shown(serve: Serve) -> 
 
 
 @pytest.mark.parametrize(
-    "said", ["This model's maximum context length is 8 tokens", "Requested tokens (9) exceed context window of 8"]
+    "said",
+    ["This model's maximum context length is 8 tokens", "Requested tokens (9) exceed context window of 8"],
 )
 async def test_a_prompt_that_is_too_long_has_its_own_error(serve: Serve, said: str) -> None:
     server = serve(lambda x: x.reply(400, f'{{"error": {{"message": "{said}"}}}}'))
@@ -124,13 +130,18 @@ async def test_a_prompt_that_is_too_long_has_its_own_error(serve: Serve, said: s
         (lambda x: x.reply(200, "not json at all", "text/plain"), "not JSON"),
         (lambda x: x.reply(200, b"\xff\xfe\x00garbage", "application/octet-stream"), "not JSON"),
         (lambda x: x.reply(200, "data: [1, 2]\n\n", "text/event-stream"), "not JSON"),
-        (lambda x: x.reply(200, 'data: {"error": {"message": "CUDA died"}}\n\n', "text/event-stream"), "CUDA died"),
+        (
+            lambda x: x.reply(200, 'data: {"error": {"message": "CUDA died"}}\n\n', "text/event-stream"),
+            "CUDA died",
+        ),
         (lambda x: x.reply(404, "<html>nginx</html>", "text/html"), "404"),
         (lambda x: x.reply(401, '{"detail": "no key"}'), "refused the API key"),
         (lambda x: x.reply(200, ""), "broke off"),
     ],
 )
-async def test_a_server_that_talks_nonsense_is_named_in_one_sentence(serve: Serve, handler: Any, words: str) -> None:
+async def test_a_server_that_talks_nonsense_is_named_in_one_sentence(
+    serve: Serve, handler: Any, words: str
+) -> None:
     server = serve(handler)
     with pytest.raises(EngineError, match=words) as caught:
         await collect(OpenAICompatible(server.url, "m", retries=0))

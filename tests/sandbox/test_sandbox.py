@@ -71,7 +71,7 @@ async def test_output_of_code_and_of_its_children_is_streamed_as_it_comes(box: S
     async with anyio.create_task_group() as tasks:
 
         async def run() -> None:
-            code = "import os, sys, pathlib, time\nprint('one')\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+            code = "import os, sys, time\nprint('one')\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
             result = await box.run(
                 code + "os.system('echo two'); print('three', file=sys.stderr)", on_output=watch
             )
@@ -97,7 +97,7 @@ async def test_figures_and_files_come_back_as_artifacts(box: Sandbox) -> None:
         ("own.svg", "image/svg+xml"),
     ]
     for artifact in run.artifacts:
-        assert artifact.path is not None and Path(artifact.path).stat().st_size == artifact.size > 0
+        assert artifact.path is not None and os.stat(artifact.path).st_size == artifact.size > 0
     assert [a.name for a in (await box.run("plt.plot([3])")).artifacts] == ["figure-2.png"]
     assert (await box.run("1")).artifacts == ()
 
@@ -218,9 +218,9 @@ ESCAPES = {
     "write outside the workspace": "open('@outside/new', 'w')",
     "write beside the workspace": "open('../new', 'w')",
     "delete outside the workspace": "import os; os.remove('@secret')",
-    "change modes outside the workspace": "import os; os.chmod('@secret', 0o777); assert os.stat('@secret').st_mode & 1",
+    "change modes": "import os\nos.chmod('@secret', 0o777)\nassert os.stat('@secret').st_mode & 1",
     "connect to the host": "import socket; socket.create_connection(('127.0.0.1', @port), 2)",
-    "speak to a socket of the host": "import socket; socket.socketpair(type=2)[0].sendto(b'x', '@outside/socket')",
+    "write to a socket": "import socket; socket.socketpair(type=2)[0].sendto(b'', '@outside/socket')",
     "reach the machine's hypervisor": "import socket; socket.socket(40, 1)",
     "kill a process of the host": "import os; os.kill(@pid, 9)",
     "limit a process of the host": "import resource; resource.prlimit(@pid, resource.RLIMIT_CPU, (1, 1))",
@@ -229,7 +229,7 @@ ESCAPES = {
     "become root": "import os; os.setuid(0); assert os.getuid() == 0; open('/etc/shadow')",
     "make a namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
     "mount": "import ctypes; assert ctypes.CDLL(None).mount(b'none', b'.', b'tmpfs', 0, None) == 0",
-    "make a set-uid file": "import os; open('s', 'w'); os.chmod('s', 0o4755); assert os.stat('s').st_mode >> 11 & 1",
+    "set set-uid": "import os\nos.mkdir('s')\nos.chmod('s', 0o4755)\nassert os.stat('s').st_mode & 2048",
     "set the core pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
     "hide memory from the limits": "import os; os.memfd_create('x')",
     "share memory with the host": "import ctypes; assert ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0",
@@ -356,7 +356,7 @@ async def test_a_killed_host_leaves_no_process(backend: Backend, tmp_path: Path)
         "    await box.run('while True: pass')\nanyio.run(main)"
     )
     host = await anyio.open_process([sys.executable, "-c", code], stderr=None)
-    assert host.stdout is not None and await host.stdout.receive() == b"up\n"
+    assert host.stdout is not None and (await host.stdout.receive()).startswith(b"up")
     assert len(processes_of(marker)) == 2
     held = [os.pidfd_open(pid) for pid in processes_of(marker)]
     host.kill()

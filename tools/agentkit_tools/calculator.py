@@ -20,7 +20,10 @@ _BINARY: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-_UNARY: Final[dict[type[ast.unaryop], Callable[[Any], Any]]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_UNARY: Final[dict[type[ast.unaryop], Callable[[Any], Any]]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "abs": abs,
     "ceil": math.ceil,
@@ -68,7 +71,9 @@ def _plain(value: Any) -> Any:
 def _value(node: ast.expr) -> Any:
     match node:
         case ast.Constant(int() | float() as number) if not isinstance(number, bool):
-            return Fraction(str(number)) if isinstance(number, float) else Fraction(number)  # 0.1 + 0.2 is 0.3
+            return (
+                Fraction(str(number)) if isinstance(number, float) else Fraction(number)
+            )  # 0.1 + 0.2 is 0.3
         case ast.Name(id) if id in _CONSTANTS:
             return _CONSTANTS[id]
         case ast.UnaryOp(op, operand) if type(op) in _UNARY:
@@ -89,4 +94,6 @@ def _value(node: ast.expr) -> Any:
 
 
 def _bits(value: Any) -> int:
-    return (value.numerator.bit_length() + value.denominator.bit_length()) if isinstance(value, Fraction) else 64
+    return (
+        (value.numerator.bit_length() + value.denominator.bit_length()) if isinstance(value, Fraction) else 64
+    )

@@ -18,5 +18,7 @@ def clock(timezone: str = "UTC") -> str:
     try:
         now = datetime.now(ZoneInfo(timezone))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ToolError(f"{timezone!r} is no IANA time zone; use a name such as 'Europe/Paris' or 'UTC'") from None
+        raise ToolError(
+            f"{timezone!r} is no IANA time zone; use a name such as 'Europe/Paris' or 'UTC'"
+        ) from None
     return f"{now:%A, %Y-%m-%d %H:%M:%S %Z (UTC%z)}"

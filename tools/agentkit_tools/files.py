@@ -46,7 +46,9 @@ class ReadFile:
             shown = _lines(inside(path), path, first, max(max_lines, 1) + 1)
             text = "".join(shown[:max_lines])
             more = len(shown) > max_lines or len(text) > _LONGEST
-            return text[:_LONGEST] + (f"\n[the file goes on; read on with start_line={first + max_lines}]" if more else "")
+            return text[:_LONGEST] + (
+                f"\n[the file goes on; read on with start_line={first + max_lines}]" if more else ""
+            )
 
         @tool
         def list_files(path: str = ".") -> str:
@@ -60,7 +62,9 @@ class ReadFile:
                 entries = sorted(os.scandir(folder), key=lambda e: e.name)
             except OSError as exc:
                 raise ToolError(f"{path!r} cannot be listed: {exc.strerror}") from None
-            names = [f"{e.name}/" if e.is_dir() else f"{e.name} ({e.stat().st_size} bytes)" for e in entries[:500]]
+            names = [
+                f"{e.name}/" if e.is_dir() else f"{e.name} ({e.stat().st_size} bytes)" for e in entries[:500]
+            ]
             return "\n".join(names) or "(empty)"
 
         yield [read_file, list_files]

@@ -337,7 +337,7 @@ def landlock_abi() -> int:
 def apply_landlock(
     read: Iterable[str], write: Iterable[str], devices: Iterable[str] = (), abi: int | None = None
 ) -> None:
-    """Leave this thread, and what it starts, the given paths only; paths that do not exist are passed over."""
+    """Leave this thread and what it starts the given paths only; those that do not exist are passed over."""
     abi = landlock_abi() if abi is None else abi
     if abi < MIN_LANDLOCK:
         raise OSError(errno.ENOSYS, f"Landlock ABI {abi} is older than {MIN_LANDLOCK}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def start(plan: Mapping[str, Any]) -> None:
     """Confine this process as *plan* says and answer requests on fd 0. Never returns."""
+    del sys.path[0]  # where we came from
     if plan["host"]:
         from . import supervise
 

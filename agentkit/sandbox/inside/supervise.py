@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal itself takes milliseconds to import
 import os
 import time
-
-import _signal as signal  # type: ignore[import-not-found]  # the C part: signal itself takes milliseconds to import
 
 from .confine import open_up, prctl
 

@@ -1,22 +1,20 @@
 """Run cells of code for the host process, in one namespace that lasts.
 
 Fd 0 is one end of a socket pair. To us: length (4 bytes), request id (4 bytes), source. From us, for each
-fact: length, a kind (1 byte), the request id, text. Kinds: R ready, V value of the last expression, E name of the
-error, M its message, T its traceback, L its line, D done. No more than the interpreter itself has loaded is
-imported
-before the first cell: each module costs a start some milliseconds.
+fact: length, a kind (1 byte), the request id, text. Kinds: R ready, V value of the last expression, E name
+of the error, M its message, T its traceback, L its line, D done. Little is imported before the first cell:
+each module costs a start some milliseconds.
 """
 
 from __future__ import annotations
 
+import _ast
+import _signal as signal  # type: ignore[import-not-found]  # signal itself takes milliseconds to import
 import builtins
 import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import CodeType, FrameType, ModuleType
-
-import _ast
-import _signal as signal  # type: ignore[import-not-found]  # the C part: signal itself takes milliseconds to import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes longer than all the rest
@@ -49,7 +47,7 @@ def serve(control: int, workspace: str, paths: Sequence[str]) -> None:
             cells.request = head[4:]
             source = _read(control, int.from_bytes(head[:4], "big"))
             cells.run(source.decode("utf-8", "surrogatepass"))
-    finally:  # the code broke the interpreter itself, or the host is gone: better no worker than a strange one
+    finally:  # the code broke the interpreter itself, or the host is gone
         os._exit(70)
 
 
@@ -179,7 +177,8 @@ class Cells:
             except BaseException:
                 usable = False
             if not usable:
-                fresh = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+                how = {"encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
+                fresh: Any = open(fd, "w", buffering=1, **how)  # type: ignore[call-overload]  # noqa: SIM115
                 setattr(sys, name, fresh)
                 setattr(sys, f"__{name}__", fresh)
 
@@ -189,7 +188,7 @@ class Cells:
 
     def patch_pyplot(self, pyplot: Any) -> None:
         """`plt.show()` saves; a figure that the code saved itself is not saved again."""
-        figure = sys.modules["matplotlib.figure"].Figure  # type: ignore[attr-defined]
+        figure = sys.modules["matplotlib.figure"].Figure
         savefig = figure.savefig
 
         def save(self: Any, *args: Any, **options: Any) -> Any:
@@ -254,5 +253,5 @@ class _AfterImport:
             execute(module)
             callback(module)
 
-        spec.loader.exec_module = execute_and_call
+        setattr(spec.loader, "exec_module", execute_and_call)  # noqa: B010
         return spec
