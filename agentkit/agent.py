@@ -258,7 +258,7 @@ class Agent(Generic[OutputT]):
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
                     if complaint is None:
                         return ended(stopped, output)
-                    history.append(words.ask_again(complaint))
+                    history.append(user(complaint))
                     continue
                 run.count_repeats(reply)
                 over = (

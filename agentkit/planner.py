@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentkit.messages import Message, Text, ToolResult, system, user
+from agentkit.messages import Message, Text, ToolResult, system
 from agentkit.parsing import TurnParser
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
@@ -131,7 +131,3 @@ def answer_as(schema: str) -> str:
 
 def wrong_output(reason: str) -> str:
     return f"That is not a valid answer: {reason}. Reply again, with nothing but the corrected JSON value."
-
-
-def ask_again(text: str) -> Message:
-    return user(text)

@@ -13,12 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^<!-- (\w+): (\w+) -->\n```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-MARKS = {"quick": (), "e2e": (pytest.mark.e2e, pytest.mark.usefixtures("demo_model"))}
 
 
 def blocks(kind: str) -> list[object]:
     found = [(speed, code) for k, speed, _, code in BLOCKS if k == kind]
-    return [pytest.param(code, marks=MARKS[speed], id=f"{kind}-{n}") for n, (speed, code) in enumerate(found)]
+    marks = {"quick": (), "e2e": (pytest.mark.e2e,)}
+    return [
+        pytest.param(speed, code, marks=marks[speed], id=f"{kind}-{n}")
+        for n, (speed, code) in enumerate(found)
+    ]
 
 
 def execute(command: list[str]) -> None:
@@ -29,13 +32,17 @@ def execute(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_a_python_block_runs(code: str) -> None:
+@pytest.mark.parametrize(("speed", "code"), blocks("python"))
+def test_a_python_block_runs(speed: str, code: str, request: pytest.FixtureRequest) -> None:
+    if speed == "e2e":
+        request.getfixturevalue("demo_model")
     execute([sys.executable, "-c", code])
 
 
-@pytest.mark.parametrize("code", blocks("shell"))
-def test_a_shell_block_runs(code: str) -> None:
+@pytest.mark.parametrize(("speed", "code"), blocks("shell"))
+def test_a_shell_block_runs(speed: str, code: str, request: pytest.FixtureRequest) -> None:
+    if speed == "e2e":
+        request.getfixturevalue("demo_model")
     execute(["bash", "-euo", "pipefail", "-c", code])
 
 
