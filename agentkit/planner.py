@@ -89,7 +89,7 @@ class React:
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
-        note = REPEATED if repeats > 1 else "" if any(r.is_error for r in results) else self.reminder
+        note = REPEATED if repeats > 1 else FAILED if any(r.is_error for r in results) else self.reminder
         return Message("tool", (*results, *((Text(note),) if note else ())))
 
 
@@ -117,6 +117,8 @@ REPEATED = (
     "(This is the same call with the same arguments as before. You have its result. "
     "Do something else, or answer the user now.)"
 )
+
+FAILED = "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
 
 EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."
 

@@ -35,8 +35,8 @@ class ModelSettings:
 # From the Qwen3 model card, "Best Practices". Greedy decoding is what it warns of when the model thinks.
 _THINKING = ModelSettings(temperature=0.6, top_p=0.95, top_k=20, min_p=0.0)
 _NOT_THINKING = ModelSettings(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0)
-# A 1.5B model that is to write calls, not prose: the likeliest token is the right one.
-_DEMO = ModelSettings(temperature=0.0)
+# A 1.5B model that is to write calls, not prose: the likeliest token is the right one. It may repeat itself for ever.
+_DEMO = ModelSettings(temperature=0.0, max_tokens=1024)
 
 
 def recommended(model: str, given: ModelSettings) -> ModelSettings:

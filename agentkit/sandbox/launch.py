@@ -112,25 +112,28 @@ def plan_launch(
     """Decide how to start a worker of *backend*; *scratch* is its /tmp where it has no mount namespace."""
     root = os.geteuid() == 0
     uid: int | None = None
-    closed: dict[str, list[str]] = {}
+    covered: dict[str, list[str]] = {}
+    cover_required = False
     shared_uid = True
     if backend == "bwrap":
         uid = _new_uid() if root else None
         detail = detect.detect().bwrap.detail
     elif backend == "landlock":
         detail = detect.detect().landlock.detail
+        needed = [*interpreter.visible, str(_INSIDE), str(workspace), str(scratch)]
         if root:
-            passable = _closed_ancestors([*interpreter.visible, str(_INSIDE), str(workspace), str(scratch)])
+            closed = _closed_ancestors(needed)
             can_drop = all(
                 map(detect.has_capability, (detect.CAP_SETUID, detect.CAP_SETGID, detect.CAP_CHOWN))
             ) and all(_others_may_read(path) for path in interpreter.visible)
-            if can_drop and (not passable or detect.has_capability(detect.CAP_SYS_ADMIN)):
-                uid, closed, shared_uid = _new_uid(), passable, False
+            if can_drop and (not closed or detect.has_capability(detect.CAP_SYS_ADMIN)):
+                uid, covered, cover_required, shared_uid = _new_uid(), closed, bool(closed), False
                 detail += ", an unprivileged uid"
             else:
                 detail += (
                     ", uid 0 without capabilities (no other uid could read this Python and the workspace)"
                 )
+        covered = _with_home(covered, needed)
     else:
         detail = "nothing: the code has this user's files, network and keys"
 
@@ -144,7 +147,8 @@ def plan_launch(
         landlock = (read, [work, temporary], list(_DEVICES))
     plan: dict[str, Any] = {
         "host": 0 if inside else os.getpid(),
-        "closed": closed,
+        "covered": covered,
+        "cover_required": cover_required,
         "scratch": None if inside else temporary,
         "uid": uid,
         "workspace": work,
@@ -275,6 +279,16 @@ def _closed_ancestors(paths: Iterable[str]) -> dict[str, list[str]]:
                 closed.setdefault(str(ancestor), []).append(path)
                 break
     return closed
+
+
+def _with_home(covered: dict[str, list[str]], needed: Sequence[str]) -> dict[str, list[str]]:
+    """Cover the home directory, too: Landlock keeps files from being opened, not from being seen to exist."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    if not os.path.isdir(home) or home in ("/", "/usr", "/tmp", *needed):
+        return covered
+    if any(f"{home}/".startswith(f"{above}/") for above in covered):
+        return covered
+    return {**covered, home: [path for path in needed if path.startswith(f"{home}/")]}
 
 
 def _others_may_read(path: str) -> bool:

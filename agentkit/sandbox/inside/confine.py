@@ -399,18 +399,33 @@ def drop_capabilities() -> None:
     _check(_libc.capset(ctypes.byref(header), (ctypes.c_uint32 * 6)()), "capset")
 
 
-def open_up(closed: Mapping[str, Iterable[str]]) -> None:
-    """In a mount namespace of our own, put an empty directory over each of *closed* (an ancestor that another
-    uid may not pass) and, in it, only the paths listed for it."""
+def cover(covered: Mapping[str, Iterable[str]], required: bool) -> None:
+    """In a mount namespace of our own, put an empty directory, which any uid may pass, over each of *covered* and,
+    in it, only the paths listed for it. Unless *required*, do nothing where that is forbidden."""
 
     def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
         arguments = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
         _check(_libc.mount(*arguments, flags, data and data.encode()), f"mount {target}")
 
     read_only, remount, bind, recursive, private = 1, 32, 4096, 16384, 1 << 18
-    _check(_libc.unshare(0x00020000), "unshare")  # CLONE_NEWNS
-    mount(None, "/", None, recursive | private)
-    for ancestor, paths in closed.items():
+    new_mounts, new_user = 0x00020000, 0x10000000
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        if _libc.unshare(new_mounts) < 0:
+            _check(_libc.unshare(new_mounts | new_user), "unshare")
+            for file, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {uid} 1"),
+                ("gid_map", f"{gid} {gid} 1"),
+            ):
+                with open(f"/proc/self/{file}", "w") as map_file:
+                    map_file.write(text)
+        mount(None, "/", None, recursive | private)
+    except OSError:
+        if required:
+            raise
+        return
+    for ancestor, paths in covered.items():
         held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths}
         mount("none", ancestor, "tmpfs", 2 | 4, "mode=755,size=1m")  # no set-uid, no devices
         for path, fd in held.items():

@@ -20,7 +20,7 @@ def start(plan: Mapping[str, Any]) -> None:
     if plan["host"]:
         from . import supervise
 
-        supervise.fork_worker(plan["host"], plan["closed"], plan["scratch"])
+        supervise.fork_worker(plan["host"], plan["covered"], plan["cover_required"], plan["scratch"])
     parent = os.getppid()
     control = os.dup(0)
     null = os.open("/dev/null", os.O_RDONLY)

@@ -6,20 +6,20 @@ import _signal as signal  # type: ignore[import-not-found]  # signal itself take
 import os
 import time
 
-from .confine import open_up, prctl
+from .confine import cover, prctl
 
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 
 
-def fork_worker(host: int, closed: dict[str, list[str]], scratch: str | None) -> None:
+def fork_worker(host: int, covered: dict[str, list[str]], required: bool, scratch: str | None) -> None:
     """Return in a new child, to become the worker. The parent stays here; once the worker or the host process
     is gone it kills every descendant, removes *scratch*, and exits with the worker's status."""
     prctl(_SET_SUBREAPER, 1)
     prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() != host:
         os._exit(1)
-    if closed:
-        open_up(closed)
+    if covered:
+        cover(covered, required)
     waited = {signal.SIGTERM, signal.SIGCHLD}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
