@@ -54,7 +54,7 @@ Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | Mapping[str, Any]
 
 _OUTPUT_TRIES = 3  # answers that may fail to validate before the run gives up
-_REPEATS_WARMED, _REPEATS_HIDDEN, _REPEATS_ENDED = 2, 3, 4  # how often the same calls may come in a row
+_REPEATS_HIDDEN, _REPEATS_ENDED = 2, 4  # the same calls in a row: their tools are hidden, the run ends
 _WARM = 0.7  # temperature once a model repeats itself: a greedy one would do so for ever
 
 log = logging.getLogger("agentkit")
@@ -249,9 +249,10 @@ class Agent(Generic[OutputT]):
                 if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
                     return ended("max_tokens")
                 run.turn += 1
-                offered = {} if run.repeats >= _REPEATS_HIDDEN else tools
-                if run.repeats >= _REPEATS_WARMED and (settings.temperature or 0) < _WARM:
-                    settings = replace(settings, temperature=_WARM)
+                offered = tools
+                if run.repeats >= _REPEATS_HIDDEN:
+                    offered = {name: t for name, t in tools.items() if name not in run.repeated}
+                    settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
                 reply, finish_reason = await self._ask(history, engine, tools, offered, settings, run, emit)
                 history.append(reply)
                 if not reply.calls:
@@ -269,7 +270,7 @@ class Agent(Generic[OutputT]):
                     history.append(_not_run(reply, f"Not run: {why}."))
                     return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
-                history.append(await self._act(reply.calls, offered, run, emit))
+                history.append(await self._act(reply.calls, tools, offered, run, emit))
         return ended("timeout")
 
     async def _ask(
@@ -324,7 +325,12 @@ class Agent(Generic[OutputT]):
             )
 
     async def _act(
-        self, calls: Sequence[ToolCall | BadCall], tools: dict[str, Tool], run: _Progress, emit: Emit
+        self,
+        calls: Sequence[ToolCall | BadCall],
+        tools: dict[str, Tool],
+        offered: dict[str, Tool],
+        run: _Progress,
+        emit: Emit,
     ) -> Message:
         """Run the calls side by side; results come back in the order they were asked for."""
         results: dict[str, ToolResult] = {}
@@ -333,7 +339,10 @@ class Agent(Generic[OutputT]):
             began = time.monotonic()
             if isinstance(call, ToolCall):
                 await emit(ToolStarted(call))
-            result = await _call(call, tools)
+            if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
+                result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
+            else:
+                result = await _call(call, offered)
             result = replace(result, content=_shorten(result.content, self.limits.result_chars))
             results[call.id] = result
             await emit(ToolFinished(call, result, time.monotonic() - began))
@@ -357,6 +366,7 @@ class _Progress:
     invalid: int = 0
     repeats: int = 0  # how often in a row the model has made just the same calls
     last: str = ""
+    repeated: frozenset[str] = frozenset()  # the tools they called
 
     def count_repeats(self, reply: Message) -> None:
         made = json.dumps(
@@ -366,6 +376,7 @@ class _Progress:
         )
         self.repeats = self.repeats + 1 if made == self.last else 1
         self.last = made
+        self.repeated = frozenset(c.name for c in reply.calls if isinstance(c, ToolCall))
 
 
 async def _call(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> ToolResult:

@@ -62,7 +62,7 @@ class React:
     )
 
     reminder: str = (
-        "Answer the user's question with this result now, in plain text. "
+        "Answer the user now in plain text, with the facts from this result that were asked for. "
         "Only if something is still missing, call another tool."
     )
 
@@ -113,12 +113,18 @@ def no_such_tool(name: str, hint: str | None, tools: Mapping[str, Tool]) -> str:
     )
 
 
+def hidden(name: str) -> str:
+    return f"{name} cannot be called again now. Use another tool, or answer the user in plain text."
+
+
 REPEATED = (
     "(This is the same call with the same arguments as before. You have its result. "
     "Do something else, or answer the user now.)"
 )
 
-FAILED = "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
+FAILED = (
+    "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
+)
 
 EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."
 

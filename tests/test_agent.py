@@ -37,6 +37,7 @@ from agentkit.events import (
     TurnStarted,
 )
 from agentkit.messages import Message, ToolResult, user
+from agentkit.planner import hidden
 from agentkit.runtime.engine import Chunk, Request
 from agentkit.testing import RecordingEngine, ReplayEngine, ScriptedEngine
 
@@ -247,11 +248,12 @@ async def test_a_conversation_that_hit_a_limit_can_be_taken_up_again() -> None:
     assert [m.role for m in again.messages] == ["system", "user", "assistant", "tool", "user", "assistant"]
 
 
-async def test_the_same_call_again_is_nudged_and_then_the_tools_are_hidden() -> None:
+async def test_a_tool_that_is_called_again_just_the_same_is_hidden_and_the_others_stay() -> None:
     engine = ScriptedEngine([call("add", '{"a": 1, "b": 1}')] * 3 + ["2"])
-    result = await Agent(engine, tools=[add]).run("?")
+    result = await Agent(engine, tools=[add, divide]).run("?")
     assert "same call" in result.messages[5].text and result.output == "2"
-    assert [bool(r.tools) for r in engine.requests] == [True, True, True, False]
+    assert [len(r.tools) for r in engine.requests] == [2, 2, 1, 1]
+    assert results(result.messages[7]) == [(hidden("add"), True)]
 
 
 async def test_an_empty_answer_is_asked_for_once_more() -> None:

@@ -20,7 +20,7 @@ __all__ = ["CodeInterpreter", "code_interpreter"]
 _DESCRIPTION: Final = """\
 Run Python code and get back what it prints and the value of its last expression. Use it for arithmetic, data,
 files and plots. Variables and imports are kept between calls. The current directory is your workspace: files
-that you write there, and figures that you draw, are given to the user. There is no network and no input()."""
+that you write there, and figures that you draw, are given to the user. There is no network, nothing can be installed, and there is no input()."""
 _LIBRARIES: Final = (
     *("numpy", "pandas", "matplotlib", "scipy", "sympy", "sklearn", "statsmodels", "seaborn", "networkx"),
     *("PIL", "openpyxl"),
