@@ -150,6 +150,7 @@ class OpenAICompatible:
 
         assert self._client is not None
         url = self.base_url + "/chat/completions"
+        finished = silent = False  # silent: the server said yes, and then nothing
         try:
             async with self._client.stream("POST", url, content=body, headers=dict(headers)) as response:
                 if response.status_code != 200:
@@ -164,7 +165,7 @@ class OpenAICompatible:
                         f"{url} answered with a web page, not with a model's answer; is the base URL right? "
                         "It usually ends in /v1."
                     )
-                finished, silent = False, True
+                silent = True
                 async with aclosing(self._events(response)) as events:
                     async for event in events:
                         silent = False
@@ -174,15 +175,6 @@ class OpenAICompatible:
                         chunk = self._chunk(event)
                         finished = finished or chunk.finish_reason is not None
                         yield chunk
-                if silent and _STREAMED in body:
-                    # llama-cpp-python's server so answers a prompt that is too long; not streaming, it says why
-                    async with aclosing(self._answer(body.replace(_STREAMED, _WHOLE, 1), headers)) as whole:
-                        async for chunk in whole:
-                            yield chunk
-                elif not finished:
-                    raise _Retry(
-                        EngineError(f"{self.base_url} broke off before its answer was complete; try again.")
-                    )
         except httpx2.TimeoutException as exc:
             raise _Retry(
                 EngineError(
@@ -190,7 +182,15 @@ class OpenAICompatible:
                 )
             ) from exc
         except httpx2.HTTPError as exc:
-            raise _Retry(EngineError(self._unreachable(exc))) from exc
+            if not silent:
+                raise _Retry(EngineError(self._unreachable(exc))) from exc
+        if silent and _STREAMED in body:
+            # llama-cpp-python's server so answers a prompt that is too long; not streaming, it says why
+            async with aclosing(self._answer(body.replace(_STREAMED, _WHOLE, 1), headers)) as whole:
+                async for chunk in whole:
+                    yield chunk
+        elif not finished:
+            raise _Retry(EngineError(f"{self.base_url} broke off before its answer was complete; try again."))
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The JSON of each `data:` line, then None for `[DONE]`; a server that does not stream sends one object."""

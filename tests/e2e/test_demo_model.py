@@ -134,7 +134,7 @@ def test_kill_9_leaves_nothing_that_nobody_owns(stage: str) -> None:
             if stage in line:
                 break
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         deadline = time.monotonic() + 60
         while (left := processes(name)) and time.monotonic() < deadline:
             time.sleep(0.1)  # the end of a process of another's cannot be waited for

@@ -191,5 +191,19 @@ async def test_a_stream_that_stays_empty_is_asked_for_whole_to_hear_why(serve: S
     assert [r["stream"] for r in server.requests] == [True, False]
 
 
+async def test_a_stream_that_breaks_before_its_first_event_is_asked_for_whole_too(serve: Serve) -> None:
+    def breaks(x: Any) -> None:
+        x.http.send_response(200)
+        x.http.send_header("Content-Type", "text/event-stream")
+        x.http.send_header("Transfer-Encoding", "chunked")
+        x.http.end_headers()
+        x.http.close_connection = True
+
+    said = '{"error": {"message": "This model\'s maximum context length is 8 tokens"}}'
+    server = serve(breaks, lambda x: x.reply(400, said))
+    with pytest.raises(ContextOverflow):
+        await collect(OpenAICompatible(server.url, "m"))
+
+
 async def test_a_key_never_shows(serve: Serve) -> None:
     assert "s3cret" not in repr(OpenAICompatible("http://127.0.0.1:1/v1", "m", "s3cret"))
