@@ -185,10 +185,18 @@ class OpenAICompatible:
             if not silent:
                 raise _Retry(EngineError(self._unreachable(exc))) from exc
         if silent and _STREAMED in body:
-            # llama-cpp-python's server so answers a prompt that is too long; not streaming, it says why
-            async with aclosing(self._answer(body.replace(_STREAMED, _WHOLE, 1), headers)) as whole:
-                async for chunk in whole:
-                    yield chunk
+            # llama-cpp-python's server so answers a prompt that is too long; not streaming, and over another
+            # connection than the one it broke, it says why
+            headers = {**headers, "Connection": "close"}
+            for last in (False, True):
+                try:
+                    async with aclosing(self._answer(body.replace(_STREAMED, _WHOLE, 1), headers)) as whole:
+                        async for chunk in whole:
+                            yield chunk
+                    return
+                except _Retry:
+                    if last:
+                        raise
         elif not finished:
             raise _Retry(EngineError(f"{self.base_url} broke off before its answer was complete; try again."))
 
