@@ -154,6 +154,22 @@ def test_half_a_program_cut_by_the_token_limit_is_never_run(content: str) -> Non
     assert isinstance(call, BadCall) and "cut off" in call.reason
 
 
+def test_a_number_that_the_token_limit_may_have_cut_is_not_taken_for_whole() -> None:
+    content = '<tool_call>{"name": "add", "arguments": {"a": 1'
+    (call,) = parse_turn(content, tools=TOOLS, finish_reason="length").calls
+    assert isinstance(call, BadCall)
+
+
+def test_a_program_whose_string_never_ends_is_not_run() -> None:
+    (call,) = parse_turn('<tool_call>{"name": "python", "arguments": {"code": "print(1)', tools=TOOLS).calls
+    assert isinstance(call, BadCall)
+
+
+def test_a_call_that_thinking_talks_itself_out_of_is_not_run() -> None:
+    content = "<think>\n<tool_call>now</tool_call> but no, I should not"
+    assert parse_turn(content, tools=TOOLS).calls == ()
+
+
 def test_a_whole_call_before_the_cut_is_run() -> None:
     content = '<tool_call>{"name": "now", "arguments": {}}</tool_call>\n<tool_call>{"name": "python", "arguments": {"code": "a'
     good, bad = parse_turn(content, tools=TOOLS, finish_reason="length").calls
