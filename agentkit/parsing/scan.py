@@ -61,56 +61,11 @@ _FENCE_END_START = re.compile(r"\n[ \t]{0,20}`{0,2}\Z")
 _JSON_HEAD = re.compile(r"""[\[{\s]{1,40}["'](\w{1,20})["']\s{0,20}:""")
 _JSON_HEAD_START = re.compile(r"""[\[{\s]{1,40}(?:["'](?:\w{1,20}(?:["']\s{0,20})?)?)?\Z""")
 _KEYS = frozenset(
-    [
-        "name",
-        "function",
-        "tool",
-        "tool_name",
-        "function_name",
-        "type",
-        "id",
-        "arguments",
-        "parameters",
-        "args",
-        "tool_calls",
-        "function_calls",
-        "calls",
-        "tool_call",
-        "function_call",
-        "action",
-        "thought",
-        "thoughts",
-        "reasoning",
-        "input",
-        "action_input",
-        "tool_input",
-    ]
+    "name function tool tool_name function_name type id arguments parameters args tool_calls "
+    "function_calls calls tool_call function_call action thought thoughts reasoning input "
+    "action_input tool_input".split()
 )
-_HTML = frozenset(
-    [
-        "a",
-        "b",
-        "br",
-        "hr",
-        "code",
-        "div",
-        "em",
-        "i",
-        "li",
-        "p",
-        "pre",
-        "span",
-        "strong",
-        "td",
-        "th",
-        "tr",
-        "ul",
-        "ol",
-        "table",
-        "script",
-        "style",
-    ]
-)
+_HTML = frozenset("a b br hr code div em i li p pre span strong td th tr ul ol table script style".split())
 _NAMED = re.compile(
     r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']"""
 )

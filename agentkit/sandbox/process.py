@@ -22,7 +22,6 @@ from agentkit.sandbox.launch import Launch
 
 _START_SECONDS = 30
 _MAX_FACT = 256 << 10  # bytes of one fact, as sent by the worker
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # Linux kills a child with "die with parent" when the *thread* that made it ends. This one outlives every
 # sandbox.
