@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from agentkit.events import CallFragment
 from agentkit.messages import Message, Usage
 
-__all__ = ["Chunk", "Engine", "ModelSettings", "Request", "recommended"]
+__all__ = ["Chunk", "Counting", "Engine", "ModelSettings", "Request", "recommended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class ModelSettings:
     """How the model samples. None leaves a value to the server's default (for Qwen3: its generation_config).
 
     `thinking` is Qwen3's hard switch (`enable_thinking` of its chat template): True and False set it, None leaves it
-    alone. `extra` is merged into the request body as it is.
+    to the model and to `/think` and `/no_think` in the conversation; "auto" thinks about a new task and after a failed
+    tool, not about the steps between. `extra` is merged into the request body as it is.
     """
 
     temperature: float | None = None
@@ -28,7 +29,7 @@ class ModelSettings:
     max_tokens: int | None = None  # of one answer, thinking included
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    thinking: bool | None = None
+    thinking: bool | Literal["auto"] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +60,7 @@ class Request:
     tools: Sequence[Mapping[str, Any]] = ()  # OpenAI form: {"type": "function", "function": {…}}
     settings: ModelSettings = ModelSettings()
     session: str | None = None  # the run's id, sent as X-Session-ID: a router keeps the run on one replica
+    schema: Mapping[str, Any] | None = None  # guided decoding: the text must be JSON that is valid against it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +79,16 @@ class Engine(Protocol):
     """Something that answers requests. An engine that must be started is an async context manager as well."""
 
     def stream(self, request: Request) -> AsyncGenerator[Chunk, None]: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An engine that knows how much it can read. Both may say None: the server does not tell."""
+
+    async def context_length(self) -> int | None:
+        """How many tokens a prompt and its answer can have together."""
+        ...
+
+    async def count_tokens(self, request: Request) -> int | None:
+        """How many tokens the server makes of *request*'s prompt: its chat template and tools included, exactly."""
+        ...
