@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 import anyio
 
 from agentkit import planner as words
-from agentkit.errors import AgentkitError, ConfigError, ToolCrashed, ToolError
+from agentkit.calling import call_tool
+from agentkit.context import Conversation, shortened
+from agentkit.errors import ConfigError, ContextOverflow
 from agentkit.events import (
     Event,
     Notice,
@@ -24,9 +25,11 @@ from agentkit.events import (
     TurnStarted,
 )
 from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, from_chat, user
-from agentkit.planner import Limits, Planner, React
-from agentkit.runtime.engine import Engine, ModelSettings, recommended
-from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, closest, function_tool, same_name
+from agentkit.parsing import Repetition
+from agentkit.planner import Limits, Parser, Planner, React, Step
+from agentkit.runtime.engine import Engine, ModelSettings, Request
+from agentkit.runtime.presets import OUTPUT_TOKENS, recommended, soft_switch, thinks
+from agentkit.tools import Tool, ToolRegistry, Toolset, function_tool
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
@@ -44,7 +47,7 @@ Stopped: TypeAlias = Literal[
     "max_tool_calls",
     "max_tokens",
     "timeout",
-    "loop",  # the same call again and again
+    "loop",  # the same call again and again, or the same words without end
     "length",  # the answer was cut by the model's output limit or context
     "empty",  # the model said nothing, twice
     "invalid_output",  # no answer validated against output_type
@@ -55,9 +58,9 @@ AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | Mapping[str, An
 
 _OUTPUT_TRIES = 3  # answers that may fail to validate before the run gives up
 _REPEATS_HIDDEN, _REPEATS_ENDED = 2, 4  # the same calls in a row: their tools are hidden, the run ends
+_PENALTY = 1.5  # presence_penalty after endless repetition; Qwen3's card allows 0 to 2 against it
+_THOUGHTS_KEPT = 2_000  # characters of thoughts that were cut off, given back to the model
 _WARM = 0.7  # temperature once a model repeats itself: a greedy one would do so for ever
-
-log = logging.getLogger("agentkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class RunResult(Generic[OutputT]):
     """How a run ended, with everything that was said.
 
     `output` is the answer: text, or a value of the agent's `output_type`. When `stopped` is not "answer" it is the last
-    text the model wrote (perhaps ""), and None for another `output_type` than str. `usage` sums all turns.
+    text the model wrote (perhaps ""), and None for another `output_type` than str. `usage` sums all turns. `cuts` says what the
+    model was no longer shown because the context was full; `messages` has it all.
     """
 
     output: OutputT
@@ -73,6 +77,7 @@ class RunResult(Generic[OutputT]):
     messages: tuple[Message, ...]
     usage: Usage
     turns: int
+    cuts: tuple[str, ...] = ()
 
     @property
     def artifacts(self) -> tuple[Any, ...]:
@@ -233,61 +238,114 @@ class Agent(Generic[OutputT]):
     async def _loop(
         self, task: Sequence[Message], engine: Engine, tools: dict[str, Tool], emit: Emit
     ) -> RunResult[OutputT]:
-        limits, run = self.limits, _Progress(session=secrets.token_hex(8))
-        settings = recommended(getattr(engine, "model", None) or "", self.settings)
-        history = self.planner.start(task, self._instructions, tuple(tools.values()))
+        limits, run = self.limits, _Progress(session=secrets.token_hex(8), switch=soft_switch(task))
+        talk = Conversation(self.planner.start(task, self._instructions, tuple(tools.values())))
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[OutputT]:
             if output is None and self._validate is None:
-                output = next((m.text for m in reversed(history) if m.role == "assistant"), "")
-            return RunResult(output, stopped, tuple(history), run.usage, run.turn)
+                output = next((m.text for m in reversed(talk.messages) if m.role == "assistant"), "")
+            return RunResult(
+                output, stopped, tuple(talk.messages), run.usage, run.step.turn, tuple(talk.cuts)
+            )
 
         with anyio.move_on_after(limits.timeout):
             while True:
-                if run.turn == limits.max_turns:
+                if run.step.turn == limits.max_turns:
                     return ended("max_turns")
                 if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
                     return ended("max_tokens")
-                run.turn += 1
+                run.step = replace(run.step, turn=run.step.turn + 1)
                 offered = tools
                 if run.repeats >= _REPEATS_HIDDEN:
                     offered = {name: t for name, t in tools.items() if name not in run.repeated}
-                    settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
-                reply, finish_reason = await self._ask(history, engine, tools, offered, settings, run, emit)
-                history.append(reply)
+                reply, finish_reason = await self._ask(talk, engine, tools, offered, run, emit)
+                run.step = Step(run.step.turn, run.session)
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
+                    if not run.step.cut_off:  # thoughts that only fill the context are not kept
+                        talk.append(reply)
                     if complaint is None:
                         return ended(stopped, output)
-                    history.append(user(complaint))
+                    talk.append(user(complaint))
                     continue
+                talk.append(reply)
                 run.count_repeats(reply)
                 over = (
                     limits.max_tool_calls is not None and run.calls + len(reply.calls) > limits.max_tool_calls
                 )
                 if over or run.repeats >= _REPEATS_ENDED:
                     why = "the limit of tool calls is reached" if over else "it was made too often"
-                    history.append(_not_run(reply, f"Not run: {why}."))
+                    talk.append(_not_run(reply, f"Not run: {why}."))
                     return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
-                history.append(await self._act(reply.calls, tools, offered, run, emit))
+                results = await self._act(reply.calls, tools, offered, emit)
+                run.step = replace(
+                    run.step,
+                    failed=any(r.is_error for r in results),
+                    unreadable=any(isinstance(c, BadCall) for c in reply.calls),
+                )
+                talk.append(self.planner.results(results, run.repeats))
         return ended("timeout")
 
     async def _ask(
         self,
-        history: Sequence[Message],
+        talk: Conversation,
         engine: Engine,
         tools: dict[str, Tool],
         offered: dict[str, Tool],
-        settings: ModelSettings,
         run: _Progress,
         emit: Emit,
     ) -> tuple[Message, str]:
         """One model turn: the reply and why it ended. It may call tools that are hidden from it, and be told so."""
-        await emit(TurnStarted(run.turn))
-        parser = self.planner.parser(tuple(tools.values()), run.turn)
-        request = self.planner.request(history, tuple(offered.values()), settings, run.session)
-        finish_reason = "stop"
+        penalty: float | None = None
+
+        def model() -> str:
+            return getattr(engine, "model", None) or ""
+
+        def request(shown: Sequence[Message]) -> Request:
+            made = self.planner.request(shown, tuple(offered.values()), self.settings, run.step)
+            settings = recommended(model(), made.settings, run.switch)
+            if offered is not tools:
+                settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
+            if penalty is not None:
+                settings = replace(settings, presence_penalty=penalty)
+            return replace(made, settings=settings)
+
+        while True:
+            for text in await talk.fit(engine, request):
+                await emit(Notice(text))
+            asked = request(talk.shown)
+            if (
+                asked.settings.max_tokens is None
+                and thinks(model(), asked.settings) is not None
+                and await talk.learn_limit(engine)
+                and talk.room_for(asked, OUTPUT_TOKENS)  # else the server gives what is left of the context
+            ):
+                asked = replace(asked, settings=replace(asked.settings, max_tokens=OUTPUT_TOKENS))
+            parser = self.planner.parser(tuple(tools.values()), run.step)
+            try:
+                usage, finish_reason = await self._turn(engine, asked, parser, run, emit)
+            except ContextOverflow as exc:
+                for text in talk.overflowed(exc):
+                    await emit(Notice(text))
+                continue
+            reply = parser.message()
+            if finish_reason == "repetition" and reply.calls:
+                reply = _once_each(reply)
+            elif finish_reason == "repetition" and penalty is None:
+                penalty = _PENALTY
+                await emit(Notice("the model repeated itself without end; it is asked again"))
+                continue
+            if usage is not None and reply.calls:
+                talk.counted(usage)
+            return reply, finish_reason
+
+    async def _turn(
+        self, engine: Engine, request: Request, parser: Parser, run: _Progress, emit: Emit
+    ) -> tuple[Usage | None, str]:
+        """Read one answer into *parser*: what it took, and why it ended."""
+        await emit(TurnStarted(run.step.turn))
+        finish_reason, usage, repetition = "stop", None, Repetition()
         async with aclosing(engine.stream(request)) as chunks:
             async for chunk in chunks:
                 for event in parser.feed(chunk.text, chunk.reasoning, chunk.calls):
@@ -295,18 +353,30 @@ class Agent(Generic[OutputT]):
                 if chunk.finish_reason:
                     finish_reason = chunk.finish_reason
                 if chunk.usage:
-                    run.usage += chunk.usage
-        for event in parser.close(finish_reason):
+                    usage = chunk.usage
+                    run.usage += usage
+                wrote = chunk.text or chunk.reasoning or "".join(c.arguments for c in chunk.calls)
+                if repetition.feed(wrote):
+                    finish_reason = "repetition"
+                    break
+        cut = "length" if finish_reason == "repetition" else finish_reason
+        for event in parser.close(cut):
             await emit(event)
-        return parser.message(), finish_reason
+        return usage, finish_reason
 
     def _read_answer(
         self, reply: Message, finish_reason: str, run: _Progress
     ) -> tuple[Any, str | None, Stopped]:
         """The output of a turn without calls, or what the model must be told to make it one."""
-        text = reply.text.strip()
-        if finish_reason == "length":
-            return None, None, "length"
+        text, thoughts = reply.text.strip(), reply.thinking.strip()
+        if finish_reason in ("length", "repetition"):
+            if text or not thoughts or run.cut_off:
+                return None, None, "length" if finish_reason == "length" else "loop"
+            run.cut_off = True
+            run.step = replace(run.step, cut_off=True)
+            return None, words.CUT_OFF + thoughts[-_THOUGHTS_KEPT:], "length"
+        if not text and thoughts and (run.empty or self.settings.thinking is False):
+            text = thoughts  # the server took the answer for thoughts: its reasoning parser does not suit the model
         if not text:
             run.empty += 1
             return None, (words.EMPTY if run.empty == 1 else None), "empty"
@@ -327,11 +397,10 @@ class Agent(Generic[OutputT]):
     async def _act(
         self,
         calls: Sequence[ToolCall | BadCall],
-        tools: dict[str, Tool],
-        offered: dict[str, Tool],
-        run: _Progress,
+        tools: Mapping[str, Tool],
+        offered: Mapping[str, Tool],
         emit: Emit,
-    ) -> Message:
+    ) -> list[ToolResult]:
         """Run the calls side by side; results come back in the order they were asked for."""
         results: dict[str, ToolResult] = {}
 
@@ -342,8 +411,8 @@ class Agent(Generic[OutputT]):
             if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
             else:
-                result = await _call(call, offered)
-            result = replace(result, content=_shorten(result.content, self.limits.result_chars))
+                result = await call_tool(call, offered)
+            result = replace(result, content=shortened(result.content, self.limits.result_chars))
             results[call.id] = result
             await emit(ToolFinished(call, result, time.monotonic() - began))
 
@@ -351,7 +420,7 @@ class Agent(Generic[OutputT]):
             async with anyio.create_task_group() as group:
                 for call in calls:
                     group.start_soon(one, call)
-        return self.planner.results([results[call.id] for call in calls], run.repeats)
+        return [results[call.id] for call in calls]
 
 
 @dataclass(slots=True)
@@ -359,14 +428,19 @@ class _Progress:
     """What a run has used up so far."""
 
     session: str
-    turn: int = 0
+    switch: bool | None  # the task's /think or /no_think
+    step: Step = field(init=False)
     calls: int = 0
     usage: Usage = Usage()
     empty: int = 0
     invalid: int = 0
+    cut_off: bool = False  # thoughts that ran into the output limit were answered for once
     repeats: int = 0  # how often in a row the model has made just the same calls
     last: str = ""
     repeated: frozenset[str] = frozenset()  # the tools they called
+
+    def __post_init__(self) -> None:
+        self.step = Step(0, self.session)
 
     def count_repeats(self, reply: Message) -> None:
         made = json.dumps(
@@ -377,42 +451,6 @@ class _Progress:
         self.repeats = self.repeats + 1 if made == self.last else 1
         self.last = made
         self.repeated = frozenset(c.name for c in reply.calls if isinstance(c, ToolCall))
-
-
-async def _call(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> ToolResult:
-    """Run one call. What is the model's fault or the tool's comes back as a result the model can act on."""
-    from agentkit.schema import fit, missing, wrong_arguments
-
-    if isinstance(call, BadCall):
-        return ToolResult(call.id, words.unreadable(call.reason), is_error=True)
-    found = tools.get(call.name) or tools.get(same_name(call.name, tools) or "")
-    if found is None:
-        said = words.no_such_tool(call.name, closest(call.name, tools), tools)
-        return ToolResult(call.id, said, is_error=True, name=call.name)
-    arguments = fit(call.arguments, found.parameters)
-    try:
-        if found.fn is None and (absent := missing(arguments, found.parameters)):
-            problems = [f"{name} is missing" for name in absent]
-            raise ToolError(wrong_arguments(found.name, found.parameters, problems))
-        with anyio.fail_after(found.timeout):
-            output = await found.handler(arguments)
-    except ToolError as exc:
-        output = ToolOutput(str(exc), is_error=True)
-    except TimeoutError as exc:
-        text = (
-            f"{found.name} gave no result within {found.timeout:g} s."
-            if found.timeout
-            else f"TimeoutError: {exc}"
-        )
-        output = ToolOutput(text, is_error=True)
-    except AgentkitError:
-        raise
-    except Exception as exc:
-        if found.on_error == "raise":
-            raise ToolCrashed(f"The tool {found.name} raised {type(exc).__name__}: {exc}") from exc
-        log.warning("the tool %s raised; the model is told and the run goes on", found.name, exc_info=exc)
-        output = ToolOutput(f"{found.name} failed with {type(exc).__name__}: {exc}", is_error=True)
-    return ToolResult(call.id, output.content, output.is_error, found.name, output.artifacts)
 
 
 def _conversation(task: Task) -> list[Message]:
@@ -462,17 +500,23 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     return named
 
 
+def _once_each(reply: Message) -> Message:
+    """Of the calls that a model wrote down over and over, each once."""
+    parts: list[Any] = []
+    seen: list[Any] = []
+    for part in reply.parts:
+        if isinstance(part, ToolCall | BadCall):
+            what = (part.name, part.arguments) if isinstance(part, ToolCall) else part.raw
+            if what in seen:
+                continue
+            seen.append(what)
+        parts.append(part)
+    return Message(reply.role, tuple(parts))
+
+
 def _not_run(reply: Message, why: str) -> Message:
     """Results for calls that a limit stopped, so that the conversation can be taken up again."""
     return Message("tool", tuple(ToolResult(c.id, why, is_error=True) for c in reply.calls))
-
-
-def _shorten(text: str, limit: int) -> str:
-    """The beginning and the end of *text*, with what was left out said in the middle."""
-    if len(text) <= limit:
-        return text
-    tail = limit // 4
-    return f"{text[: limit - tail]}\n[… {len(text) - limit} characters left out …]\n{text[-tail:]}"
 
 
 @contextmanager

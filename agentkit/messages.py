@@ -247,7 +247,7 @@ def from_chat(chat: Mapping[str, Any]) -> Message:
 
 def wire(message: Message, reasoning_field: str | None = None) -> bytes:
     """`to_chat` as comma-joined JSON, made once for each form and kept on the message."""
-    key = reasoning_field or ""
+    key = (reasoning_field or "") if message.role == "assistant" else ""  # others have no thoughts
     made = message._wire.get(key)
     if made is None:
         chats = to_chat(message, reasoning_field)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
+from agentkit.events import CallFragment, Event
 from agentkit.messages import Message, Text, ToolResult, system
-from agentkit.parsing import TurnParser
+from agentkit.parsing import GuidedParser, TurnParser, guided_schema
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
 
-__all__ = ["Limits", "Planner", "React"]
+__all__ = ["Limits", "Parser", "Planner", "React", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,29 @@ class Limits:
     result_chars: int = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a run stands as the model is asked for its next turn."""
+
+    turn: int  # from 1
+    session: str  # the run's id
+    failed: bool = False  # a tool of the last turn failed
+    unreadable: bool = False  # the last turn had a call that could not be read
+    cut_off: bool = False  # the last turn was nothing but thoughts, and ended at the output limit
+
+
+class Parser(Protocol):
+    """Reads one turn as it is written: see `TurnParser`."""
+
+    def feed(
+        self, text: str = "", reasoning: str = "", calls: Sequence[CallFragment] = ()
+    ) -> list[Event]: ...
+
+    def close(self, finish_reason: str = "stop") -> list[Event]: ...
+
+    def message(self) -> Message: ...
+
+
 class Planner(Protocol):
     """Decides what the model is asked; the loop in `Agent` does the asking and runs the tools."""
 
@@ -38,10 +62,10 @@ class Planner(Protocol):
     ) -> list[Message]: ...
 
     def request(
-        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
+        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, step: Step
     ) -> Request: ...
 
-    def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser: ...
+    def parser(self, tools: Sequence[Tool], step: Step) -> Parser: ...
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
 
@@ -53,6 +77,10 @@ class React:
     `guidance` is put before the instructions when there are tools, `reminder` after each turn's results: without it a
     small model makes its call again, or another one, instead of answering. Dates and other things that change stay out of
     both: a prompt that begins the same each time is read from the server's prefix cache.
+
+    `guided` is when the server holds the model to "one of these calls, or an answer" by guided decoding: "auto" for the turn
+    after a call that could not be read, "always" for models that cannot keep to a form by themselves, or "never". A model does
+    not think in such a turn.
     """
 
     guidance: str = (
@@ -66,10 +94,14 @@ class React:
         "Only if something is still missing, call another tool."
     )
 
+    guided: Literal["auto", "always", "never"] = "auto"
+
     def start(
         self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
     ) -> list[Message]:
         parts = [self.guidance] if tools else []
+        if tools and self.guided == "always":
+            parts.append(GUIDED)
         if instructions:
             parts.append(instructions)
         ours = "\n\n".join(parts)
@@ -80,12 +112,26 @@ class React:
         return [*([system(head)] if head else []), *(m for m in task if m.role != "system")]
 
     def request(
-        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, session: str
+        self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, step: Step
     ) -> Request:
-        return Request(tuple(history), [t.schema for t in tools], settings, session)
+        schemas = [t.schema for t in tools]
+        if self._guides(tools, step):
+            settings = replace(settings, thinking=False)
+            return Request(tuple(history), schemas, settings, step.session, guided_schema(schemas))
+        if step.cut_off:
+            settings = replace(settings, thinking=False)
+        elif (
+            settings.thinking == "auto"
+        ):  # about the task and about what went wrong, not about the steps between
+            settings = replace(settings, thinking=step.turn == 1 or step.failed)
+        return Request(tuple(history), schemas, settings, step.session)
 
-    def parser(self, tools: Sequence[Tool], turn: int) -> TurnParser:
-        return TurnParser(tools, call_prefix=f"call_{turn}")
+    def parser(self, tools: Sequence[Tool], step: Step) -> Parser:
+        reads = GuidedParser if self._guides(tools, step) else TurnParser
+        return reads(tools, call_prefix=f"call_{step.turn}")
+
+    def _guides(self, tools: Sequence[Tool], step: Step) -> bool:
+        return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.unreadable))
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
@@ -117,6 +163,11 @@ def hidden(name: str) -> str:
     return f"{name} cannot be called again now. Use another tool, or answer the user in plain text."
 
 
+GUIDED = (
+    'Reply with one JSON object: {"tool_calls": [{"name": "<tool>", "arguments": {<its arguments>}}]} to call tools, '
+    'or {"answer": "<text>"} when no tool is needed or you have the result.'
+)
+
 REPEATED = (
     "(This is the same call with the same arguments as before. You have its result. "
     "Do something else, or answer the user now.)"
@@ -127,6 +178,12 @@ FAILED = (
 )
 
 EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."
+
+
+CUT_OFF = (
+    "You ran out of room while you were still thinking. Do not think it over again: answer my request now, or call a tool. "
+    "The end of your thoughts was:\n"
+)
 
 
 def answer_as(schema: str) -> str:

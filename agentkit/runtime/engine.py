@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from agentkit.events import CallFragment
 from agentkit.messages import Message, Usage
 
-__all__ = ["Chunk", "Counting", "Engine", "ModelSettings", "Request", "recommended"]
+__all__ = ["Chunk", "Counting", "Engine", "ModelSettings", "Request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,6 @@ class ModelSettings:
     stop: tuple[str, ...] = ()
     thinking: bool | Literal["auto"] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-# From the Qwen3 model card, "Best Practices". Greedy decoding is what it warns of when the model thinks.
-_THINKING = ModelSettings(temperature=0.6, top_p=0.95, top_k=20, min_p=0.0)
-_NOT_THINKING = ModelSettings(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0)
-# A 1.5B model that is to write calls, not prose: the likeliest token is the right one. It may repeat itself for ever.
-_DEMO = ModelSettings(temperature=0.0, max_tokens=1024)
-
-
-def recommended(model: str, given: ModelSettings) -> ModelSettings:
-    """*given*, with what it leaves open as the card of *model* recommends; unknown models are left to their server."""
-    name = model.lower()
-    if "qwen3" in name:
-        thinks = given.thinking is not False and "instruct" not in name
-        preset = _THINKING if thinks else _NOT_THINKING
-    elif name == "demo":
-        preset = _DEMO
-    else:
-        return given
-    gaps = {f.name: getattr(preset, f.name) for f in fields(given) if getattr(given, f.name) is None}
-    return replace(given, **gaps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,53 @@
+"""One tool call carried out: whatever the model or the tool does wrong becomes a result that the model can act on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import anyio
+
+from agentkit import planner as words
+from agentkit.errors import AgentkitError, ToolCrashed, ToolError
+from agentkit.messages import BadCall, ToolCall, ToolResult
+from agentkit.tools import Tool, ToolOutput, closest, same_name
+
+__all__ = ["call_tool"]
+
+log = logging.getLogger("agentkit")
+
+
+async def call_tool(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> ToolResult:
+    """Run one call. What is the model's fault or the tool's comes back as a result the model can act on."""
+    from agentkit.schema import fit, missing, wrong_arguments
+
+    if isinstance(call, BadCall):
+        return ToolResult(call.id, words.unreadable(call.reason), is_error=True)
+    found = tools.get(call.name) or tools.get(same_name(call.name, tools) or "")
+    if found is None:
+        said = words.no_such_tool(call.name, closest(call.name, tools), tools)
+        return ToolResult(call.id, said, is_error=True, name=call.name)
+    arguments = fit(call.arguments, found.parameters)
+    try:
+        if found.fn is None and (absent := missing(arguments, found.parameters)):
+            problems = [f"{name} is missing" for name in absent]
+            raise ToolError(wrong_arguments(found.name, found.parameters, problems))
+        with anyio.fail_after(found.timeout):
+            output = await found.handler(arguments)
+    except ToolError as exc:
+        output = ToolOutput(str(exc), is_error=True)
+    except TimeoutError as exc:
+        text = (
+            f"{found.name} gave no result within {found.timeout:g} s."
+            if found.timeout
+            else f"TimeoutError: {exc}"
+        )
+        output = ToolOutput(text, is_error=True)
+    except AgentkitError:
+        raise
+    except Exception as exc:
+        if found.on_error == "raise":
+            raise ToolCrashed(f"The tool {found.name} raised {type(exc).__name__}: {exc}") from exc
+        log.warning("the tool %s raised; the model is told and the run goes on", found.name, exc_info=exc)
+        output = ToolOutput(f"{found.name} failed with {type(exc).__name__}: {exc}", is_error=True)
+    return ToolResult(call.id, output.content, output.is_error, found.name, output.artifacts)
