@@ -259,14 +259,15 @@ class Agent(Generic[OutputT]):
                 if run.repeats >= _REPEATS_HIDDEN:
                     offered = {name: t for name, t in tools.items() if name not in run.repeated}
                 reply, finish_reason = await self._ask(talk, engine, tools, offered, run, emit)
-                run.step = Step(run.step.turn, run.session)
+                run.step = Step(run.step.turn, run.session, think=run.think)
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
-                    if not run.step.cut_off:  # thoughts that only fill the context are not kept
+                    if complaint is None or reply.text.strip():  # thoughts alone only fill the context
                         talk.append(reply)
                     if complaint is None:
                         return ended(stopped, output)
-                    talk.append(user(complaint))
+                    if complaint:
+                        talk.append(user(complaint))
                     continue
                 talk.append(reply)
                 run.count_repeats(reply)
@@ -330,6 +331,12 @@ class Agent(Generic[OutputT]):
                     await emit(Notice(text))
                 continue
             reply = parser.message()
+            if asked.settings.thinking is False and _is_thoughts(reply):
+                # its thinking is off, so these are none: the server's reasoning parser does not suit the model
+                parser = self.planner.parser(tuple(tools.values()), run.step)
+                for event in parser.feed(reply.thinking) + parser.close(finish_reason):
+                    await emit(event)
+                reply = parser.message()
             if finish_reason == "repetition" and reply.calls:
                 reply = _once_each(reply)
             elif finish_reason == "repetition" and penalty is None:
@@ -367,16 +374,20 @@ class Agent(Generic[OutputT]):
     def _read_answer(
         self, reply: Message, finish_reason: str, run: _Progress
     ) -> tuple[Any, str | None, Stopped]:
-        """The output of a turn without calls, or what the model must be told to make it one."""
+        """The output of a turn without calls, or what the model must be told to make it one ("": nothing)."""
         text, thoughts = reply.text.strip(), reply.thinking.strip()
         if finish_reason in ("length", "repetition"):
             if text or not thoughts or run.cut_off:
                 return None, None, "length" if finish_reason == "length" else "loop"
             run.cut_off = True
-            run.step = replace(run.step, cut_off=True)
+            run.step = replace(run.step, think=False)
             return None, words.CUT_OFF + thoughts[-_THOUGHTS_KEPT:], "length"
-        if not text and thoughts and (run.empty or self.settings.thinking is False):
-            text = thoughts  # the server took the answer for thoughts: its reasoning parser does not suit the model
+        if not text and thoughts and run.think:
+            # a model that did not close its thoughts, or one that never thinks behind a reasoning parser that takes all it
+            # says for thoughts: both answer with thinking switched off
+            run.think = False
+            run.step = replace(run.step, think=False)
+            return None, "", "empty"
         if not text:
             run.empty += 1
             return None, (words.EMPTY if run.empty == 1 else None), "empty"
@@ -434,7 +445,8 @@ class _Progress:
     usage: Usage = Usage()
     empty: int = 0
     invalid: int = 0
-    cut_off: bool = False  # thoughts that ran into the output limit were answered for once
+    cut_off: bool = False  # thoughts ran into the output limit
+    think: bool = True  # False once a turn was nothing but thoughts
     repeats: int = 0  # how often in a row the model has made just the same calls
     last: str = ""
     repeated: frozenset[str] = frozenset()  # the tools they called
@@ -498,6 +510,10 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
             name, n = f"{t.name}_{n}", n + 1
         named[name] = t if name == t.name else replace(t, name=name)
     return named
+
+
+def _is_thoughts(reply: Message) -> bool:
+    return bool(reply.thinking.strip()) and not reply.text.strip() and not reply.calls
 
 
 def _once_each(reply: Message) -> Message:

@@ -39,7 +39,7 @@ class Step:
     session: str  # the run's id
     failed: bool = False  # a tool of the last turn failed
     unreadable: bool = False  # the last turn had a call that could not be read
-    cut_off: bool = False  # the last turn was nothing but thoughts, and ended at the output limit
+    think: bool = True  # False: it has been thinking and said nothing, and is to answer without
 
 
 class Parser(Protocol):
@@ -118,7 +118,7 @@ class React:
         if self._guides(tools, step):
             settings = replace(settings, thinking=False)
             return Request(tuple(history), schemas, settings, step.session, guided_schema(schemas))
-        if step.cut_off:
+        if not step.think:
             settings = replace(settings, thinking=False)
         elif (
             settings.thinking == "auto"

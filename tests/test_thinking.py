@@ -165,11 +165,20 @@ async def test_an_answer_that_arrives_as_thoughts_is_taken_when_thinking_is_off(
     assert result.output == "It is 4." and result.turns == 1
 
 
-async def test_an_answer_that_arrives_as_thoughts_is_asked_for_again_first_when_thinking_is_on() -> None:
+async def test_a_turn_of_thoughts_alone_is_asked_for_again_without_thinking() -> None:
     thought = [Chunk(reasoning="It is 4."), Chunk(finish_reason="stop")]
     engine = Qwen3([thought, thought])
     result = await Agent(engine).run("?")
     assert result.output == "It is 4." and result.turns == 2
+    first, second = engine.requests
+    assert second.settings.thinking is False and second.messages == first.messages
+
+
+async def test_a_call_that_arrives_as_thoughts_is_run_when_thinking_is_off() -> None:
+    fenced = 'I halve it:\n```json\n{"name": "half", "arguments": {"a": 8}}\n```\nThat gives 4.'
+    engine = Qwen3([[Chunk(reasoning=fenced), Chunk(finish_reason="stop")], "4"])
+    result = await Agent(engine, tools=[half], settings=ModelSettings(thinking=False)).run("?")
+    assert [r.content for m in result.messages for r in m.results] == ["4"]
 
 
 async def test_after_an_unreadable_call_one_turn_is_guided() -> None:
