@@ -21,11 +21,14 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "schema": {"errors"},
     "tools": {"errors", "messages", "schema"},
     "parsing": LOW | {"schema", "tools"},
-    "runtime": LOW,
+    "runtime": LOW | {"parsing"},  # the probe reads calls out of text
     "mcp": LOW | {"schema", "tools"},
     "sandbox": LOW,
     "planner": LOW | {"parsing", "runtime", "tools"},
-    "agent": LOW | {"mcp", "parsing", "planner", "runtime", "schema", "tools"},
+    "calling": LOW | {"planner", "schema", "tools"},
+    "context": LOW | {"runtime"},
+    "formats": set(),
+    "agent": LOW | {"calling", "context", "mcp", "parsing", "planner", "runtime", "schema", "tools"},
     "testing": LOW | {"runtime"},
     "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
 }

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
 
-from agentkit.errors import ContextOverflow, EngineError
+from agentkit.errors import ConfigError, ContextOverflow, EngineError
 from agentkit.events import CallFragment
 from agentkit.messages import Usage, wire
+from agentkit.runtime import servers
 from agentkit.runtime.engine import Chunk, ModelSettings, Request
+from agentkit.runtime.presets import thinks
+from agentkit.runtime.protocols import (
+    Protocol,
+    Remade,
+    hermes,
+    inline_thoughts,
+    last_question,
+    plain,
+    react,
+    soft_switched,
+)
+from agentkit.runtime.servers import INLINE, KINDS, PLAIN, ServerKind
 
 if TYPE_CHECKING:
     import httpx2
@@ -23,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenAICompatible"]
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_BUSY = frozenset({429, 503})
+_PATIENCE = 300.0  # seconds; a server that says it is busy is asked again for so long
 _STREAMED = b'"stream":true,"stream_options":{"include_usage":true}'
 _WHOLE = b'"stream":false'
 _LONGEST_LINE = 64 * 2**20  # bytes; a stream with no line end for that long is not SSE
@@ -33,15 +51,54 @@ _OVERFLOW_WORDS = (
     "context size",
     "exceeds the available context",
 )
+# How servers refuse tools: vLLM without --enable-auto-tool-choice, llama-server without --jinja (500, and older ones
+# "Unsupported param: tools"), Ollama, and chat templates that know no role `tool`.
+_NO_TOOLS = re.compile(
+    r"tool.choice requires|tool.call.parser|does not support (tools|function)|tools? param requires|unsupported param: tools"
+    r"|tools? (is|are) not supported|(tool|function).call(ing|s)? (is|are) not supported|support tool use"
+    r"|(only|conversation|unknown|unexpected|unsupported|invalid)\b.{0,40}\brole|'tool' is not one of",
+    re.IGNORECASE,
+)
+# … and how such templates refuse a system text, or two messages of one role in a row
+_NO_ROLES = re.compile(
+    r"system role|only user|roles must alternate|(unknown|unexpected|unsupported|invalid)\b.{0,40}\brole",
+    re.IGNORECASE,
+)
+# … and a schema that their grammars cannot hold
+_NO_SCHEMA = re.compile(r"grammar|json.?schema|structured.?output|guided", re.IGNORECASE)
+# What a server may refuse without a loss to the conversation, when its refusal names it. What the user put into
+# ModelSettings.extra is never left out.
+_DISPENSABLE = (
+    "chat_template_kwargs", "response_format", "reasoning_effort", "enable_thinking", "top_k", "min_p",
+    "presence_penalty", "seed",
+)  # fmt: skip
+_FEWEST_TOKENS = 16  # bytes of JSON for each token, at most: fewer tokens than that do not hold the tools
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """In what form requests are sent: what was learnt from the server's refusals."""
+
+    protocol: Protocol = "native"
+    plain: bool = False  # no system role, no two messages of one role in a row
+    without: frozenset[str] = frozenset()  # fields that it refused
 
 
 class OpenAICompatible:
     """An engine for vLLM, SGLang, llama.cpp, Ollama, LM Studio, Model Studio: whatever answers `/chat/completions`.
 
     `base_url` ends where `/chat/completions` begins, usually in `/v1`. `model` is the name the server serves it under;
-    None takes the first that `/models` lists. `timeout` is the longest silence of the server in seconds (a long prompt
-    on a slow machine is read silently), `retries` how often a request is sent again after a connection error, 429 or
-    5xx; never after the first token. `headers` go with each request.
+    None takes the first that `/models` lists. `timeout` is the longest silence of the server in seconds: a request may wait
+    long in its queue, and a long prompt on a slow machine is read silently. `retries` is how often a request is sent again
+    after a connection error or 5xx; never after the first token. A server that says it is busy (429, 503) is asked again
+    for five minutes. `headers` go with each request.
+
+    `kind` says what server it is ("vllm", "sglang", "llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "mlx-lm",
+    "ktransformers", "dashscope"); None finds out, once, when a request depends on it. `protocol` says how tools are
+    offered: "native" (the server does it), or written into the prompt, in the form of Qwen3's own template ("hermes") or as
+    "react". None begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
 
     One connection pool serves all runs inside `async with`; outside of it each request opens its own.
     Raises `EngineError` when the server cannot be reached or understood, `ContextOverflow` when the prompt is too long.
@@ -53,35 +110,65 @@ class OpenAICompatible:
         model: str | None = None,
         api_key: str | None = None,
         *,
-        timeout: float = 600.0,
+        timeout: float = 1800.0,
         retries: int = 4,
         headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
+        if kind is not None and kind not in KINDS:
+            raise ConfigError(f"There is no kind of server {kind!r}; the kinds are {', '.join(KINDS)}.")
+        if protocol not in (None, "native", "hermes", "react"):
+            raise ConfigError(f"The protocol is native, hermes or react, not {protocol!r}.")
         self.base_url = base_url.rstrip("/").removesuffix("/chat/completions")
         self.model = model
+        self.kind = kind
         self._timeout, self._retries = timeout, retries
         self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **(headers or {})}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._client: httpx2.AsyncClient | None = None
         self._users = 0  # how many `async with` hold the client open
-        # what the server calls an assistant's thoughts; learnt from its answers, as it reads what it writes
-        self._reasoning_field = "reasoning_content"
+        self._form, self._forced = _Form(protocol or "native"), protocol is not None
+        self._first = True  # no answer to a request with tools has come yet
+        self._remade = Remade()
+        self._asking = anyio.Lock()
+        self._asked = kind is not None  # what kind of server it is
+        self._listing: Any = None  # its answer to GET /models
+        self._context: int | None = None
+        self._thoughts: str | None = None  # where it reads an assistant's thoughts
+        self._answered: str | None = None  # where its own answers have them
 
     def __repr__(self) -> str:  # never the key
         return f"OpenAICompatible({self.base_url!r}, {self.model!r})"
+
+    @property
+    def protocol(self) -> Protocol:
+        """How tools are offered to the model by now: "native", "hermes" or "react"."""
+        return self._form.protocol
+
+    @property
+    def _server(self) -> ServerKind:
+        return KINDS.get(self.kind or "", PLAIN)
 
     async def __aenter__(self) -> OpenAICompatible:
         if self._client is None:
             import httpx2  # slow to import; only a request needs it
 
-            local = urlsplit(self.base_url).hostname in {"127.0.0.1", "localhost", "::1"}
+            url = urlsplit(self.base_url)
+            local = url.hostname in {"127.0.0.1", "localhost", "::1"}
             self._client = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(self._timeout, connect=10.0),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
                 trust_env=not local,  # no proxy stands before this machine
+                verify=not local or url.scheme == "https",  # reading all certificates takes 25 ms
             )
         self._users += 1
+        if (
+            self.model is None and self._users == 1
+        ):  # how it is sampled depends on it from the first request on
+            with suppress(EngineError):  # which the request will meet again, and say
+                self.model = (await self.models())[0]
         return self
 
     async def __aexit__(
@@ -95,22 +182,38 @@ class OpenAICompatible:
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer, chunk by chunk as it comes; closing the generator closes the request."""
         async with self:
-            if self.model is None:
-                self.model = (await self.models())[0]
-            body = self._body(request)
+            await self._know(request)
             headers = {**self._headers, "X-Session-ID": request.session} if request.session else self._headers
-            for attempt in range(self._retries + 1):
-                begun = False
+            failures, busy, patience = 0, 0, anyio.current_time() + _PATIENCE
+            while True:
+                form, begun, called, tokens = self._form, False, False, 0
                 try:
-                    async with aclosing(self._answer(body, headers)) as chunks:
+                    async with aclosing(self._answer(self._body(request, form), headers)) as chunks:
                         async for chunk in chunks:
                             begun = True
+                            called = called or bool(chunk.calls)
+                            tokens = chunk.usage.input_tokens if chunk.usage else tokens
                             yield chunk
+                    if request.tools:
+                        await self._were_tools_read(request, form, called, tokens)
                     return
-                except _Retry as again:
-                    if begun or attempt == self._retries:
-                        raise again.error from again.__cause__
-                    await anyio.sleep(again.after if again.after is not None else _backoff(attempt))
+                except _Failed as failed:
+                    if not begun and self._form != form:  # another run has just learnt something
+                        continue
+                    if not begun and (otherwise := self._otherwise(request, form, failed)):
+                        request = otherwise
+                        continue
+                    if begun or not failed.again:
+                        raise failed.error from failed.__cause__
+                    if failed.status in _BUSY and self._retries and anyio.current_time() < patience:
+                        busy += 1
+                    else:
+                        failures += 1
+                    if failures > self._retries:
+                        raise failed.error from failed.__cause__
+                    await anyio.sleep(
+                        failed.after if failed.after is not None else _backoff(failures + busy - 1)
+                    )
 
     async def models(self) -> list[str]:
         """The names the server serves, from GET /models."""
@@ -120,7 +223,8 @@ class OpenAICompatible:
 
             try:
                 response = await self._client.get(self.base_url + "/models", headers=self._headers)
-                names = [m["id"] for m in response.raise_for_status().json()["data"]]
+                listing = response.raise_for_status().json()
+                names = [m["id"] for m in (listing if isinstance(listing, list) else listing["data"])]
             except httpx2.HTTPStatusError as exc:
                 raise self._refused(exc.response.status_code, exc.response.content) from exc
             except httpx2.HTTPError as exc:
@@ -132,18 +236,127 @@ class OpenAICompatible:
                 ) from exc
         if not names:
             raise EngineError(f"{self.base_url} serves no model; load one there, or name it.")
+        self._listing = listing
+        self.kind = self.kind or servers.kind_listed(
+            self.base_url, listing, response.headers.get("server", "")
+        )
         return names
 
-    def _body(self, request: Request) -> bytes:
+    async def context_length(self) -> int | None:
+        """How many tokens a prompt and its answer can have together; None where the server does not tell."""
+        if self._context is None:
+            try:
+                async with self:
+                    await self._know(kind=True)
+                    assert self._client is not None
+                    self._context = await servers.context_length(
+                        self.kind, self._client, self.base_url, self._headers, self.model or ""
+                    )
+            except EngineError:  # the request that follows will say so
+                return None
+        return self._context
+
+    async def count_tokens(self, request: Request) -> int | None:
+        """How many tokens the server makes of *request*'s prompt, chat template and tools included; None where it does not
+        tell exactly (only vLLM, SGLang and llama-server do)."""
+        try:
+            async with self:
+                await self._know(request, kind=True)
+                assert self._client is not None
+                body = self._body(request, self._form)
+                return await servers.count_tokens(self.kind, self._client, self.base_url, self._headers, body)
+        except EngineError:
+            return None
+
+    async def _know(self, request: Request = Request(()), *, kind: bool = False) -> None:
+        """Find out what *request* depends on, once: the model's name, the kind of server, where that reads thoughts."""
+        assert self._client is not None
+        thoughts = any(
+            m.role == "assistant" and m.thinking
+            for m in request.messages[last_question(request.messages) + 1 :]
+        )
+        kind = kind or thoughts or request.schema is not None or request.settings.thinking is not None
+        if self.model is not None and (self._asked or not kind) and (self._thoughts or not thoughts):
+            return
+        async with self._asking:  # twenty runs that begin together ask once
+            if self.model is None:
+                self.model = (await self.models())[0]
+            if kind and not self._asked:
+                self.kind = self.kind or await servers.recognise(
+                    self._client, self.base_url, self._headers, self._listing
+                )
+                self._asked = True
+            if thoughts and self._thoughts is None:
+                self._thoughts = await servers.thoughts_field(
+                    self.kind, self._client, self.base_url, self._headers
+                )
+
+    def _body(self, request: Request, form: _Form) -> bytes:
         """The request as JSON: each message is serialised once in its life, and joined here."""
-        messages = request.messages
-        last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
-        parts = [wire(m, self._reasoning_field if i > last_user else None) for i, m in enumerate(messages)]
-        rest = {"model": self.model, **_settings(request.settings)}
+        server, thinking, protocol = self._server, request.settings.thinking, form.protocol
+        if thinking is not None and server.thinking == "words" and _switchable(self.model or ""):
+            request = soft_switched(request, bool(thinking), self._remade)
+        if request.tools and request.schema is not None and not server.schema_beside_tools:
+            protocol = "hermes" if protocol == "native" else protocol
+        if protocol != "native":
+            request = (hermes if protocol == "hermes" else react)(request, self._remade)
+        if form.plain:
+            request = plain(request)
+        rest = {"model": self.model, **_fields(server, request, form)}
         if request.tools:
             rest["tools"] = list(request.tools)
         tail = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        parts = self._messages(request)
         return b"{" + _STREAMED + b',"messages":[' + b",".join(parts) + b"]," + tail[1:]
+
+    def _messages(self, request: Request) -> list[bytes]:
+        """Thoughts go back inside the current turn only, as Qwen3's card asks."""
+        field = self._thoughts or self._server.thoughts
+        if field != INLINE and self._server.as_answered:
+            field = self._answered or field
+        asked = last_question(request.messages)
+        parts = [wire(m) for m in request.messages[: asked + 1]]
+        for m in request.messages[asked + 1 :]:
+            inline = field == INLINE and m.role == "assistant"
+            parts.append(wire(self._remade(m, inline_thoughts) if inline else m, field))
+        return parts
+
+    def _otherwise(self, request: Request, form: _Form, failed: _Failed) -> Request | None:
+        """What to send instead, if the server refused something that can be said otherwise or left out."""
+        if failed.status not in (400, 404, 422, 500, 501) or isinstance(failed.error, ContextOverflow):
+            return None
+        said = str(failed.error)
+        tools = request.tools or any(m.role == "tool" for m in request.messages)
+        if tools and not self._forced and form.protocol == "native" and _NO_TOOLS.search(said):
+            self._write_tools_into_the_prompt(said)
+        elif not form.plain and _NO_ROLES.search(said):
+            self._form = replace(form, plain=True)
+        elif refused := self._spare(request, form, said):
+            self._form = replace(form, without=form.without | refused)
+        elif request.schema is not None and _NO_SCHEMA.search(said):
+            return replace(request, schema=None)  # the next schema may suit it
+        else:
+            return None
+        return request
+
+    def _spare(self, request: Request, form: _Form, said: str) -> set[str]:
+        """The fields that the refusal names and that can be left out."""
+        sent = _fields(self._server, request, form).keys() - request.settings.extra.keys()
+        return {f for f in _DISPENSABLE if f in sent and re.search(rf"\b{f}\b", said)}
+
+    async def _were_tools_read(self, request: Request, form: _Form, called: bool, tokens: int) -> None:
+        """Some servers pass over tools without a word: the prompt is then shorter than their description."""
+        first, self._first = self._first, False
+        if not first or called or not tokens or form.protocol != "native" or self._forced:
+            return
+        if tokens * _FEWEST_TOKENS < len(json.dumps(list(request.tools), ensure_ascii=False).encode()):
+            await self._know(kind=True)
+            if self._server.counts_all:
+                self._write_tools_into_the_prompt(f"the prompt took it {tokens} tokens")
+
+    def _write_tools_into_the_prompt(self, why: str) -> None:
+        _log.info("%s does not take tools (%s); they are written into the prompt", self.base_url, why)
+        self._form = replace(self._form, protocol="hermes")
 
     async def _answer(self, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
         import httpx2
@@ -153,12 +366,11 @@ class OpenAICompatible:
         finished = silent = False  # silent: the server said yes, and then nothing
         try:
             async with self._client.stream("POST", url, content=body, headers=dict(headers)) as response:
-                if response.status_code != 200:
-                    content = await response.aread()
-                    error = self._refused(response.status_code, content)
-                    if response.status_code in _RETRIED and "validation error" not in str(error):
-                        raise _Retry(error, _retry_after(response.headers.get("retry-after")))
-                    raise error
+                status = response.status_code
+                if status != 200:
+                    error = self._refused(status, await response.aread())
+                    again = status in _RETRIED and not _FINAL.search(str(error))
+                    raise _Failed(error, status, again, _retry_after(response.headers.get("retry-after")))
                 kind = response.headers.get("content-type", "")
                 if "html" in kind:
                     raise EngineError(
@@ -175,15 +387,16 @@ class OpenAICompatible:
                         chunk = self._chunk(event)
                         finished = finished or chunk.finish_reason is not None
                         yield chunk
-        except httpx2.TimeoutException as exc:
-            raise _Retry(
+        except httpx2.ReadTimeout as exc:  # it would only lose its place in the queue if it were sent again
+            raise _Failed(
                 EngineError(
                     f"{self.base_url} sent nothing for {self._timeout:g} s; it may be overloaded or stuck."
-                )
+                ),
+                again=False,
             ) from exc
         except httpx2.HTTPError as exc:
             if not silent:
-                raise _Retry(EngineError(self._unreachable(exc))) from exc
+                raise _Failed(EngineError(self._unreachable(exc))) from exc
         if silent and _STREAMED in body:
             # llama-cpp-python's server so answers a prompt that is too long; not streaming, and over another
             # connection than the one it broke, it says why
@@ -194,11 +407,13 @@ class OpenAICompatible:
                         async for chunk in whole:
                             yield chunk
                     return
-                except _Retry:
-                    if last:
+                except _Failed as failed:
+                    if last or not failed.again:
                         raise
         elif not finished:
-            raise _Retry(EngineError(f"{self.base_url} broke off before its answer was complete; try again."))
+            raise _Failed(
+                EngineError(f"{self.base_url} broke off before its answer was complete; try again.")
+            )
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The JSON of each `data:` line, then None for `[DONE]`; a server that does not stream sends one object."""
@@ -260,9 +475,9 @@ class OpenAICompatible:
         delta = choice.get("delta") or choice.get("message") or {}  # "message": a server that does not stream
         reasoning = delta.get("reasoning_content")
         if reasoning:
-            self._reasoning_field = "reasoning_content"
+            self._answered = "reasoning_content"
         elif reasoning := delta.get("reasoning"):
-            self._reasoning_field = "reasoning"
+            self._answered = "reasoning"
         calls = delta.get("tool_calls")
         return Chunk(
             text=delta.get("content") or "",
@@ -293,25 +508,32 @@ class OpenAICompatible:
         return f"No answer from {self.base_url} ({type(exc).__name__}: {exc}); is the server running there?"
 
 
-class _Retry(Exception):
-    """The request failed in a way that may pass; *error* is what the user sees if it does not."""
+class _Failed(Exception):
+    """The request failed before it was answered; *error* is what the user sees if asking again does not help."""
 
-    def __init__(self, error: EngineError, after: float | None = None) -> None:
+    def __init__(
+        self,
+        error: EngineError,
+        status: int | None = None,
+        again: bool = True,
+        after: float | None = None,
+    ) -> None:
         super().__init__(str(error))
-        self.error, self.after = error, after
+        self.error, self.status, self.again, self.after = error, status, again, after
 
 
-def _settings(s: ModelSettings) -> dict[str, Any]:
-    body: dict[str, Any] = {}
-    for name in ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "max_tokens", "seed"):
-        value = getattr(s, name)
-        if value is not None:
-            body[name] = value
-    if s.stop:
-        body["stop"] = list(s.stop)
-    if s.thinking is not None:
-        body["chat_template_kwargs"] = {"enable_thinking": s.thinking}  # Qwen3 model card, hard switch
-    return body | dict(s.extra)
+# A request that is wrong stays wrong (llama-cpp-python says 500), and so does an account that is empty (429).
+_FINAL = re.compile(r"validation error|insufficient|billing|current quota", re.IGNORECASE)
+
+
+def _fields(server: ServerKind, request: Request, form: _Form) -> dict[str, Any]:
+    fields = servers.request_fields(server, request)
+    return {k: v for k, v in fields.items() if k not in form.without or k in request.settings.extra}
+
+
+def _switchable(model: str) -> bool:
+    """Whether it is a Qwen3 that knows both modes."""
+    return thinks(model, ModelSettings()) is True and thinks(model, ModelSettings(thinking=False)) is False
 
 
 def _fragments(calls: Any) -> Iterator[CallFragment]:

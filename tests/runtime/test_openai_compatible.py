@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
@@ -11,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agentkit import ContextOverflow, EngineError, ModelSettings
+from agentkit import Agent, ContextOverflow, EngineError, ModelSettings
 from agentkit.messages import Message, Text, Thinking, ToolCall, ToolResult, Usage, system, user
 from agentkit.runtime.engine import Chunk, Request
 from agentkit.runtime.openai_compatible import OpenAICompatible
@@ -207,3 +209,263 @@ async def test_a_stream_that_breaks_before_its_first_event_is_asked_for_whole_to
 
 async def test_a_key_never_shows(serve: Serve) -> None:
     assert "s3cret" not in repr(OpenAICompatible("http://127.0.0.1:1/v1", "m", "s3cret"))
+
+
+# ------------------------------------------------------------------ servers that take no tools, or no roles
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "description": "x" * 2000, "parameters": {"type": "object"}},
+    }
+]
+LOOP = [
+    system("Be brief."),
+    user("hi"),
+    Message("assistant", (ToolCall("c1", "add", {"a": 1}, '{"a": 1}'),)),
+    Message("tool", (ToolResult("c1", "2", name="add"),)),
+]
+
+
+def refuses(said: str, status: int, when: Callable[[Any], bool]) -> Callable[[Any], None]:
+    def answer(x: Any) -> None:
+        if when(x.body):
+            x.reply(status, json.dumps({"error": {"message": said}}))
+        else:
+            x.answer("ok")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            400,
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        ),  # vLLM
+        (500, "tools param requires --jinja flag"),  # llama-server
+        (500, "Unsupported param: tools"),  # an older one
+        (400, "registry.ollama.ai/library/gemma:2b does not support tools"),
+        (400, "Only user and assistant roles are supported!"),  # chat templates
+        (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        (404, "No endpoints found that support tool use."),
+        (422, "'tool' is not one of ['system', 'assistant', 'user', 'function'] - 'messages.2.role'"),
+    ],
+)
+async def test_a_server_that_refuses_tools_gets_them_in_the_prompt_at_once_and_from_then_on(
+    serve: Serve, status: int, said: str
+) -> None:
+    def speaks_of_tools(body: Any) -> bool:
+        return "tools" in body or any(m["role"] == "tool" for m in body["messages"])
+
+    server = serve(refuses(said, status, speaks_of_tools))
+    engine = OpenAICompatible(server.url, "m")
+    assert text(await collect(engine, Request([user("hi")], TOOLS))) == "ok"
+    assert engine.protocol == "hermes" and len(server.requests) == 2
+    assert text(await collect(engine, Request(LOOP, TOOLS))) == "ok" and len(server.requests) == 3
+    assert [m["role"] for m in server.requests[2]["messages"]] == ["system", "user", "assistant", "user"]
+    assert "<tools>" in server.requests[2]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "wrote", "result"),
+    [
+        (
+            None,
+            '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>',
+            "<tool_response>\n3",
+        ),
+        ("react", 'Thought: I add.\nAction: add\nAction Input: {"a": 1, "b": 2}\n', "Observation: 3"),
+    ],
+)
+async def test_an_agent_uses_its_tools_on_a_server_that_knows_none(
+    serve: Serve, protocol: Any, wrote: str, result: str
+) -> None:
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    def model(x: Any) -> None:
+        if "tools" in x.body:
+            x.reply(400, '{"error": "m does not support tools"}')
+        elif x.body["messages"][-1]["content"].startswith(result):
+            x.answer("It is 3.")
+        else:
+            x.answer(*wrote)
+
+    server = serve(model)
+    engine = OpenAICompatible(server.url, "m", protocol=protocol)
+    answer = await Agent(engine, tools=[add]).run("What is 1 + 2?")
+    assert answer.output == "It is 3." and answer.turns == 2
+    first, last = (r["messages"] for r in server.requests[-2:])
+    assert last[: len(first)] == first and last[2] == {"role": "assistant", "content": wrote}
+
+
+async def test_a_forced_protocol_is_kept(serve: Serve) -> None:
+    server = serve(refuses("this model does not support tools", 400, lambda body: "tools" in body))
+    with pytest.raises(EngineError, match="does not support tools"):
+        await collect(OpenAICompatible(server.url, "m", protocol="native"), Request([user("hi")], TOOLS))
+    engine = OpenAICompatible(server.url, "m", protocol="react")
+    assert text(await collect(engine, Request(LOOP, TOOLS))) == "ok"
+    assert server.requests[-1]["stop"] == ["Observation:"]
+    assert server.requests[-1]["messages"][3] == {"role": "user", "content": "Observation: 2"}
+
+
+async def test_another_refusal_of_a_request_with_tools_is_told(serve: Serve) -> None:
+    server = serve(refuses("tools.0.function.name: must not be empty", 400, lambda body: "tools" in body))
+    with pytest.raises(EngineError, match="must not be empty"):
+        await collect(OpenAICompatible(server.url, "m"), Request([user("hi")], TOOLS))
+    assert len(server.requests) == 1
+
+
+async def test_a_template_that_knows_no_system_role_gets_its_text_from_the_user(serve: Serve) -> None:
+    def alternates(body: Any) -> bool:
+        roles = [m["role"] for m in body["messages"]]
+        return roles != (["user", "assistant"] * len(roles))[: len(roles)]
+
+    server = serve(refuses("Conversation roles must alternate user/assistant", 400, alternates))
+    engine = OpenAICompatible(server.url, "m")
+    assert text(await collect(engine, Request([*LOOP, user("Go on.")], TOOLS))) == "ok"
+    assert [m["role"] for m in server.requests[-1]["messages"]] == ["user", "assistant", "user"]
+    assert server.requests[-1]["messages"][2]["content"].endswith("</tool_response>\n\nGo on.")
+    assert text(await collect(engine, Request([system("s"), user("hi")]))) == "ok"
+    assert len(server.requests) == 4
+
+
+def counts(tokens: int, **delta: Any) -> Callable[[Any], None]:
+    def answer(x: Any) -> None:
+        x.begin()
+        x.delta("stop", **(delta or {"content": "I have no tools."}))
+        x.event({"choices": [], "usage": {"prompt_tokens": tokens, "completion_tokens": 5}})
+        x.event("[DONE]")
+
+    return answer
+
+
+CALL = {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "add", "arguments": "{}"}}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "protocol"),
+    [
+        (counts(9), "hermes"),  # 2,000 bytes of tools are more tokens than that
+        (counts(600), "native"),
+        (counts(9, **CALL), "native"),  # it has read them, whatever it counts
+        (counts(0), "native"),  # it does not count
+    ],
+)
+async def test_tools_that_were_passed_over_are_in_the_next_prompt(
+    serve: Serve, first: Any, protocol: str
+) -> None:
+    server = serve(first, lambda x: x.answer("ok"))
+    engine = OpenAICompatible(server.url, "m")
+    request = Request([user("hi")], TOOLS)
+    assert len(await collect(engine, request)) == 2  # what came is given on, as it came
+    await collect(engine, request)
+    assert engine.protocol == protocol and ("tools" in server.requests[1]) == (protocol == "native")
+
+
+async def test_ollama_counts_only_what_its_cache_did_not_hold(serve: Serve) -> None:
+    server = serve(counts(9))
+    engine = OpenAICompatible(server.url, "m", kind="ollama")
+    await collect(engine, Request([user("hi")], TOOLS))
+    assert engine.protocol == "native"
+
+
+async def test_fields_that_a_server_does_not_know_are_left_out_from_then_on(serve: Serve) -> None:
+    server = serve(
+        refuses("Unrecognized request argument supplied: top_k", 400, lambda body: "top_k" in body)
+    )
+    engine = OpenAICompatible(server.url, "m")
+    settings = ModelSettings(top_k=20, temperature=0.6)
+    for _ in range(2):
+        assert text(await collect(engine, Request([user("hi")], (), settings))) == "ok"
+    assert len(server.requests) == 3 and server.requests[-1]["temperature"] == 0.6
+    with pytest.raises(EngineError, match="top_k"):  # but not what was asked for by name
+        await collect(engine, Request([user("hi")], (), ModelSettings(extra={"top_k": 20})))
+
+
+async def test_a_schema_that_a_servers_grammar_cannot_hold_is_left_out_of_that_request(serve: Serve) -> None:
+    said = "The provided JSON schema contains features not supported by xgrammar."
+    server = serve(refuses(said, 400, lambda body: "odd" in json.dumps(body.get("response_format"))))
+    engine = OpenAICompatible(server.url, "m", kind="vllm")
+    for schema in ({"odd": 1}, {"type": "object"}):
+        assert text(await collect(engine, Request([user("hi")], schema=schema))) == "ok"
+    assert ["response_format" in r for r in server.requests] == [True, False, True]
+
+
+async def test_runs_that_are_refused_side_by_side_all_go_on(serve: Serve) -> None:
+    server = serve(refuses("this model does not support tools", 400, lambda body: "tools" in body))
+    done: list[str] = []
+
+    async def run(engine: OpenAICompatible) -> None:
+        done.append(text(await collect(engine, Request([user("hi")], TOOLS))))
+
+    async with OpenAICompatible(server.url, "m") as engine, anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(run, engine)
+    assert done == ["ok"] * 8 and len(server.requests) <= 16
+
+
+# ------------------------------------------------------------------ many at once
+
+
+async def test_twenty_runs_on_a_server_with_eight_places_all_finish(serve: Serve) -> None:
+    """It turns away whom it has no place for, and now and then breaks a connection."""
+    places, count = threading.Semaphore(8), iter(range(10_000))
+    turned_away = threading.Event()
+
+    def busy(x: Any) -> None:
+        n = next(count)
+        if n % 7 == 0:  # the connection is reset
+            x.http.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            x.http.close_connection = True
+        elif not places.acquire(blocking=False):
+            turned_away.set()
+            x.reply(429 if n % 2 else 503, "{}", retry_after="0.01")
+        else:
+            try:
+                turned_away.wait(10)  # all places are held until somebody found none
+                x.answer("done")
+            finally:
+                places.release()
+
+    server = serve(busy)
+    done: list[str] = []
+
+    async def run(engine: OpenAICompatible, n: int) -> None:
+        for turn in range(3):
+            request = Request([user(f"{n}.{turn}")], session=str(n))
+            done.append(text(await collect(engine, request)))
+
+    with anyio.fail_after(60):
+        async with OpenAICompatible(server.url, "m", retries=8) as engine, anyio.create_task_group() as group:
+            for n in range(20):
+                group.start_soon(run, engine, n)
+    assert done == ["done"] * 60 and turned_away.is_set()
+
+
+async def test_a_server_that_stays_busy_is_asked_more_often_than_one_that_fails(serve: Serve) -> None:
+    away = [lambda x: x.reply(503, "{}", retry_after="0")] * 12
+    server = serve(*away, lambda x: x.answer("at last"))
+    assert text(await collect(OpenAICompatible(server.url, "m"))) == "at last"
+    server = serve(lambda x: x.reply(500, "{}", retry_after="0"))
+    with pytest.raises(EngineError, match="HTTP 500"):
+        await collect(OpenAICompatible(server.url, "m"))
+    assert len(server.requests) == 5
+
+
+async def test_an_account_that_is_used_up_is_told_at_once(serve: Serve) -> None:
+    server = serve(lambda x: x.reply(429, '{"error": {"message": "You exceeded your current quota"}}'))
+    with pytest.raises(EngineError, match="quota"):
+        await collect(OpenAICompatible(server.url, "m"))
+    assert len(server.requests) == 1
+
+
+async def test_a_request_that_waited_in_vain_is_not_sent_to_the_end_of_the_queue(serve: Serve) -> None:
+    release = threading.Event()
+    server = serve(lambda x: release.wait(10))
+    with pytest.raises(EngineError, match="sent nothing for 0.2 s"):
+        await collect(OpenAICompatible(server.url, "m", timeout=0.2))
+    release.set()
+    assert len(server.requests) == 1
