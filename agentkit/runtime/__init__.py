@@ -14,6 +14,9 @@ def connect(
 ) -> Engine:
     """The engine that *model* names: see `Agent`. Nothing is started before it is opened with `async with`.
 
+    A name or path may have the engine before it: `vllm:`, `sglang:`, `llama.cpp:`, or `transformers:` for this process. Else
+    vLLM runs what it can where it is installed and there is a GPU, and llama.cpp the rest.
+
     A model server that has to be started stays warm for `keep_alive` seconds after its last use, and is found by the next
     program that wants the same model. `notify` is told what takes a while.
     """
@@ -26,6 +29,10 @@ def connect(
         from agentkit.runtime.openai_compatible import OpenAICompatible
 
         return OpenAICompatible(url, name if at else None, os.environ.get("AGENTKIT_API_KEY"))
+    if model and model.startswith("transformers:"):
+        from agentkit.runtime.transformers import Transformers
+
+        return Transformers(model.removeprefix("transformers:"))
     from agentkit.runtime.local import Local
 
     return Local(model, notify, keep_alive=keep_alive)
