@@ -15,7 +15,7 @@ import anyio
 
 from agentkit import planner as words
 from agentkit.calling import call_tool
-from agentkit.context import Conversation, shortened
+from agentkit.context import ContextUse, Conversation, measure, shortened
 from agentkit.errors import ConfigError, ContextOverflow
 from agentkit.events import (
     Event,
@@ -173,6 +173,15 @@ class Agent(Generic[OutputT]):
         """The tools that are open inside `async with agent:`; those that are opened anew for each run are not here."""
         return self._opened.tools if self._opened else ()
 
+    async def context_use(self, task: Task) -> ContextUse | None:
+        """How many tokens *task*'s first prompt has; inside `async with agent:`. None where the server cannot count."""
+        if self._opened is None:
+            raise RuntimeError("the agent is not open; use `async with agent:`")
+        tools = self._opened.tools
+        messages = self.planner.start(_conversation(task), self._instructions, tools)
+        request = self.planner.request(messages, tools, self.settings, Step(1, ""))
+        return await measure(self._opened.engine, request)
+
     def run_sync(self, task: Task) -> RunResult[OutputT]:
         """`run` for programs that are not async."""
         return anyio.run(self.run, task)
@@ -259,7 +268,7 @@ class Agent(Generic[OutputT]):
                 if run.repeats >= _REPEATS_HIDDEN:
                     offered = {name: t for name, t in tools.items() if name not in run.repeated}
                 reply, finish_reason = await self._ask(talk, engine, tools, offered, run, emit)
-                run.step = Step(run.step.turn, run.session, think=run.think)
+                run.step = Step(run.step.turn, run.session, think=run.think)  # until more is known
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
                     if complaint is None or reply.text.strip():  # thoughts alone only fill the context
@@ -331,10 +340,10 @@ class Agent(Generic[OutputT]):
                     await emit(Notice(text))
                 continue
             reply = parser.message()
-            if asked.settings.thinking is False and _is_thoughts(reply):
-                # its thinking is off, so these are none: the server's reasoning parser does not suit the model
+            said = run.said_in_thoughts(reply, asked.settings)
+            if said:
                 parser = self.planner.parser(tuple(tools.values()), run.step)
-                for event in parser.feed(reply.thinking) + parser.close(finish_reason):
+                for event in parser.feed(said) + parser.close(finish_reason):
                     await emit(event)
                 reply = parser.message()
             if finish_reason == "repetition" and reply.calls:
@@ -384,8 +393,8 @@ class Agent(Generic[OutputT]):
             return None, words.CUT_OFF + thoughts[-_THOUGHTS_KEPT:], "length"
         if not text and thoughts and run.think:
             # a model that did not close its thoughts, or one that never thinks behind a reasoning parser that takes all it
-            # says for thoughts: both answer with thinking switched off
-            run.think = False
+            # says for thoughts: both may answer with thinking switched off
+            run.think, run.unsaid = False, thoughts
             run.step = replace(run.step, think=False)
             return None, "", "empty"
         if not text:
@@ -446,13 +455,24 @@ class _Progress:
     empty: int = 0
     invalid: int = 0
     cut_off: bool = False  # thoughts ran into the output limit
-    think: bool = True  # False once a turn was nothing but thoughts
+    think: bool = True  # False once a turn was nothing but thoughts …
+    unsaid: str = ""  # … which were these
+    misparsed: bool = False  # the server takes all that the model says for thoughts
     repeats: int = 0  # how often in a row the model has made just the same calls
     last: str = ""
     repeated: frozenset[str] = frozenset()  # the tools they called
 
     def __post_init__(self) -> None:
         self.step = Step(0, self.session)
+
+    def said_in_thoughts(self, reply: Message, settings: ModelSettings) -> str:
+        """What a turn that is nothing but thoughts, or nothing at all after such a one, has really said."""
+        thoughts = reply.thinking.strip()
+        if reply.text.strip() or reply.calls:
+            return ""
+        if not thoughts and self.unsaid:  # without thinking it says nothing: then that was it
+            thoughts, self.unsaid, self.misparsed, self.think = self.unsaid, "", True, True
+        return thoughts if settings.thinking is False or self.misparsed else ""
 
     def count_repeats(self, reply: Message) -> None:
         made = json.dumps(
@@ -510,10 +530,6 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
             name, n = f"{t.name}_{n}", n + 1
         named[name] = t if name == t.name else replace(t, name=name)
     return named
-
-
-def _is_thoughts(reply: Message) -> bool:
-    return bool(reply.thinking.strip()) and not reply.text.strip() and not reply.calls
 
 
 def _once_each(reply: Message) -> Message:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agentkit.errors import ContextOverflow
 from agentkit.messages import Message, Text, Thinking, ToolResult, Usage, wire
 from agentkit.runtime.engine import Counting, Engine, Request
 
-__all__ = ["Conversation"]
+__all__ = ["ContextUse", "Conversation", "measure"]
 
 Ask = Callable[[Sequence[Message]], Request]
 
@@ -24,6 +24,26 @@ _SHORT = 400  # characters left of an old tool result
 _TRIES = 6
 _BYTES_PER_TOKEN = 3.0  # of English, JSON and code about 3.5; only a guess to start from
 _MESSAGE_TOKENS = 8  # what a chat template puts around a message, at most
+
+
+@dataclass(frozen=True, slots=True)
+class ContextUse:
+    """Tokens, as the server counts them."""
+
+    prompt: int  # chat template and tools included
+    tools: int  # the tools' share of that
+    limit: int | None  # of prompt and answer together; None where the server does not tell
+
+
+async def measure(engine: Engine, request: Request) -> ContextUse | None:
+    """How much of the context *request* takes; None where the server cannot count."""
+    if not isinstance(engine, Counting):
+        return None
+    prompt = await engine.count_tokens(request)
+    if prompt is None:
+        return None
+    bare = await engine.count_tokens(replace(request, tools=())) if request.tools else prompt
+    return ContextUse(prompt, max(0, prompt - (bare or prompt)), await engine.context_length())
 
 
 class Conversation:

@@ -164,8 +164,9 @@ def hidden(name: str) -> str:
 
 
 GUIDED = (
-    'Reply with one JSON object: {"tool_calls": [{"name": "<tool>", "arguments": {<its arguments>}}]} to call tools, '
-    'or {"answer": "<text>"} when no tool is needed or you have the result.'
+    "Reply with one JSON object. If a tool can do what is asked, do not work it out yourself, call it: "
+    '{"tool_calls": [{"name": "<tool>", "arguments": {<its arguments>}}]}. '
+    'When you have the results, or no tool helps: {"answer": "<text>"}.'
 )
 
 REPEATED = (

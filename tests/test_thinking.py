@@ -174,6 +174,15 @@ async def test_a_turn_of_thoughts_alone_is_asked_for_again_without_thinking() ->
     assert second.settings.thinking is False and second.messages == first.messages
 
 
+async def test_what_a_model_says_only_as_thoughts_counts_if_it_says_nothing_without_thinking() -> None:
+    fenced = 'I halve it:\n```json\n{"name": "half", "arguments": {"a": 8}}\n```\nThat gives 4.'
+    thought = [Chunk(reasoning=fenced), Chunk(finish_reason="stop")]
+    engine = Qwen3([thought, "", [Chunk(reasoning="It is 4."), Chunk(finish_reason="stop")]])
+    result = await Agent(engine, tools=[half]).run("?")
+    assert result.output == "It is 4." and [r.content for m in result.messages for r in m.results] == ["4"]
+    assert [r.settings.thinking for r in engine.requests] == [None, False, None]
+
+
 async def test_a_call_that_arrives_as_thoughts_is_run_when_thinking_is_off() -> None:
     fenced = 'I halve it:\n```json\n{"name": "half", "arguments": {"a": 8}}\n```\nThat gives 4.'
     engine = Qwen3([[Chunk(reasoning=fenced), Chunk(finish_reason="stop")], "4"])

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -101,7 +101,7 @@ def agent_options(fn: _F) -> _F:
                 "-m",
                 "--model",
                 envvar="AGENTKIT_MODEL",
-                help="Name, .gguf path, URL, or NAME@URL.  [default: qwen3-4b]",
+                help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
             ),
             click.option(
                 "-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."
@@ -109,6 +109,14 @@ def agent_options(fn: _F) -> _F:
             click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="An MCP config file."),
             click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
             click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
+            click.option("--think-auto", is_flag=True, help="Think about the task and after errors only."),
+            click.option(
+                "--guided",
+                type=click.Choice(["auto", "always", "never"]),
+                default="auto",
+                show_default=True,
+                help="Let the server hold the model to the form of a call: after one it got wrong, or always.",
+            ),
             click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature."),
             click.option("--max-turns", type=click.IntRange(1), default=16, show_default=True),
             click.option("--timeout", type=Duration(), help="Longest time for a run, such as 90s or 10m."),
@@ -132,13 +140,15 @@ def make_agent(
     mcp: tuple[str, ...],
     instructions: str | None,
     think: bool | None,
+    think_auto: bool,
+    guided: Literal["auto", "always", "never"],
     temperature: float | None,
     max_turns: int,
     timeout: float | None,
     keep_alive: float,
     notify: Callable[[str], None],
 ) -> Any:
-    from agentkit import Agent, Limits, ModelSettings
+    from agentkit import Agent, Limits, ModelSettings, React
     from agentkit.runtime import connect
 
     return Agent(
@@ -147,7 +157,8 @@ def make_agent(
         tools=tools,
         mcp=mcp,
         limits=Limits(max_turns=max_turns, timeout=timeout),
-        settings=ModelSettings(thinking=think, temperature=temperature),
+        settings=ModelSettings(thinking="auto" if think_auto else think, temperature=temperature),
+        planner=React(guided=guided),
     )
 
 
@@ -233,7 +244,7 @@ def chat(**options: Any) -> None:
 
     show = Show(quiet=False, live=True)
     with show:
-        in_loop(lambda: converse(make_agent(notify=show.progress, **options), show, options["think"]))
+        in_loop(lambda: converse(make_agent(notify=show.progress, **options), show))
 
 
 @command(main)
@@ -295,11 +306,31 @@ def model() -> None:
 @command(model)
 @click.argument("name", default="qwen3-4b")
 def pull(name: str) -> None:
-    """Get the weights of a model: qwen3-4b, demo, or owner/repo:file.gguf on the hub."""
-    from agentkit.runtime.models import resolve
+    """Get the weights of a model: qwen3-4b, demo, owner/repo:file.gguf or vllm:owner/repo on the hub."""
+    from agentkit.runtime.local import fetch
 
-    found = resolve(name, _warn)
-    click.echo(f"{found.name}: {found.path}")
+    found, path = fetch(name, _warn)
+    click.echo(f"{found}: {path}")
+
+
+@command(model)
+@click.argument("name", required=False)
+@click.argument("args", nargs=-1, metavar="[-- SERVER OPTIONS]")
+@click.option("--engine", type=click.Choice(["vllm", "sglang", "llama.cpp"]), help="Else chosen.")
+@click.option("--context", type=click.IntRange(1), help="Tokens of a prompt and its answer together.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Else a free one.")
+def serve(
+    name: str | None, args: tuple[str, ...], engine: str | None, context: int | None, port: int | None
+) -> int:
+    """Run a model server until Ctrl-C; `run` and `chat` find it by the model's name.
+
+    What follows `--` goes to the server: agentkit model serve qwen3-4b -- --enforce-eager
+    """
+    from agentkit.cli.serve import until_stopped
+
+    if name is not None and name.startswith("-"):  # of the server's options, with no name before them
+        args, name = (name, *args), None
+    return int(in_loop(lambda: until_stopped(name, engine, context, port or 0, args)))
 
 
 @command(model)
@@ -332,9 +363,27 @@ def stop(name: str | None, everything: bool) -> int:
 
 @command(main)
 @click.option("-m", "--model", envvar="AGENTKIT_MODEL", help="The model to look for.  [default: qwen3-4b]")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def doctor(model: str | None, as_json: bool) -> int:
-    """What is installed, which engine and model would be used, what is missing and how to get it."""
-    from agentkit.cli.doctor import examine
+@click.option("--url", help="Look at the model server there instead (key from AGENTKIT_API_KEY).")
+@click.option(
+    "--timeout", type=Duration(), default="45s", show_default=True, help="With --url: its longest silence."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(model: str | None, url: str | None, timeout: float, as_json: bool) -> int:
+    """What is installed, which engine and model would be used, what is missing and how to get it.
 
-    return examine(model, as_json)
+    With --url: what the model server there does with some 15 small requests, and what to change in it.
+    """
+    if url is None:
+        from agentkit.cli.doctor import examine
+
+        return examine(model, as_json)
+    import os
+
+    from agentkit.cli.probe import show_report
+    from agentkit.runtime.probe import probe_server
+
+    source = click.get_current_context().get_parameter_source("model")
+    named = model if source is click.core.ParameterSource.COMMANDLINE else None  # not one meant for `run`
+    key = os.environ.get("AGENTKIT_API_KEY")
+    report = in_loop(lambda: probe_server(url, named, key, timeout=timeout))
+    return show_report(report, as_json)

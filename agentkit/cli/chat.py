@@ -24,11 +24,12 @@ __all__ = ["converse"]
 
 HELP = """/think, /no_think   Qwen3's thinking mode on or off
 /tools              list the tools
+/context            how many tokens the conversation takes
 /reset              forget the conversation
 /exit               end (or Ctrl-D); Ctrl-C stops the model's turn"""
 
 
-async def converse(agent: Any, show: Show, think: bool | None) -> None:
+async def converse(agent: Any, show: Show) -> None:
     history: list[Message] = []
     async with agent:
         read = _reader()
@@ -45,6 +46,8 @@ async def converse(agent: Any, show: Show, think: bool | None) -> None:
                     click.echo("The conversation is forgotten.", err=True)
                 case "/tools":
                     tool_table(agent.open_tools)
+                case "/context":
+                    click.echo(await _context(agent, history), err=True)
                 case "/think" | "/no_think" as switch:
                     agent.settings = replace(agent.settings, thinking=switch == "/think")
                     click.echo(f"Thinking is {'on' if switch == '/think' else 'off'}.", err=True)
@@ -52,6 +55,17 @@ async def converse(agent: Any, show: Show, think: bool | None) -> None:
                     click.echo(f"There is no command {unknown}; /help lists them.", err=True)
                 case text:
                     history = await _turn(agent, [*history, user(text)], show) or history
+
+
+async def _context(agent: Any, history: list[Message]) -> str:
+    try:
+        use = await agent.context_use(history or [user("")])
+    except AgentkitError as exc:
+        return f"agentkit: {exc}"
+    if use is None:
+        return "This server does not count tokens."
+    of = f" of {use.limit:,}" if use.limit else ""
+    return f"{use.prompt:,}{of} tokens, {use.tools:,} of them for the tools."
 
 
 async def _turn(agent: Any, conversation: list[Message], show: Show) -> list[Message] | None:
