@@ -121,8 +121,8 @@ async def main(args: argparse.Namespace) -> None:
         rows[category].append(row)
         print(f"{row.id:20} {'; '.join(row.calls) or row.text!r}"[:110], flush=True)
         if args.jsonl:
-            with open(args.jsonl, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+            async with await anyio.open_file(args.jsonl, "a", encoding="utf-8") as file:
+                await file.write(json.dumps(asdict(row)) + "\n")
 
     async with anyio.create_task_group() as group:
         for category, many in QUESTIONS.items():

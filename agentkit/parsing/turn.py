@@ -42,7 +42,8 @@ class TurnParser:
         self._reported = 0
         self._content: list[str] = []  # as the server sent it
         self._thoughts: list[str] = []
-        self._server: dict[int, list[CallFragment]] = {}
+        self._server: list[list[CallFragment]] = []  # the pieces of each call that the server has parsed
+        self._slots: dict[int, list[CallFragment]] = {}  # index -> the call that its pieces go to now
         self._ids: set[str] = set()
         self._scanner = Scanner(self._schemas, self)
         self._within = False  # it is thoughts that are read: tags in them are text
@@ -70,8 +71,17 @@ class TurnParser:
             for piece in slices(text):
                 self._read(piece)
         for fragment in calls:
-            self._server.setdefault(fragment.index, []).append(fragment)
+            self._slot(fragment).append(fragment)
         return self._new()
+
+    def _slot(self, fragment: CallFragment) -> list[CallFragment]:
+        """The call that a piece belongs to: what has its index, unless it begins another one there, as some servers do."""
+        slot = self._slots.get(fragment.index)
+        known = next((f.id for f in slot or () if f.id), "")
+        if slot is None or (fragment.name and fragment.id and known and fragment.id != known):
+            slot = self._slots[fragment.index] = []
+            self._server.append(slot)
+        return slot
 
     def close(self, finish_reason: str = "stop") -> list[Event]:
         """The turn is over; "length" as the reason says that the token limit ended it."""
@@ -231,11 +241,10 @@ class TurnParser:
             for e in self._events
             if isinstance(e, CallReady) and isinstance(e.call, ToolCall)
         ]
-        last = max(self._server, default=0)
-        for index, fragments in sorted(self._server.items()):
+        for position, fragments in enumerate(self._server, 1):
             name = "".join(f.name for f in fragments).strip()
             text = "".join(f.arguments for f in fragments)
-            read = read_arguments(text, cut=cut and index == last)
+            read = read_arguments(text, cut=cut and position == len(self._server))
             if isinstance(read, Unreadable) or not name:
                 reason = read.reason if isinstance(read, Unreadable) else "it has no name"
                 call: Wanted | Unreadable = Unreadable(f"{name} {text}".strip(), reason)

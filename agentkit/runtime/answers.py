@@ -203,7 +203,7 @@ class _Turn:
             pass
         elif id and slot.id and id != slot.id:
             if name:
-                self._ids("missing", f"two calls share the index {index}: clients run them together")
+                self._ids("warn", f"two calls share the index {index}; agentkit tells them apart, other clients may not")
                 slot = None
             else:
                 self._ids("warn", "a call's id changes from piece to piece")
@@ -245,7 +245,7 @@ class _Turn:
         if any(not id for id in ids):
             self._ids("warn", "a call has no id; agentkit gives it one")
         elif len(set(ids)) < len(ids):
-            self._ids("missing", f"two calls have the same id {ids[0]!r}")
+            self._ids("warn", f"two calls have the same id {ids[0]!r}; agentkit gives one another")
         if finish is None:
             if not broke:
                 self.faults.append(Finding("finish.reason", "warn", "no finish_reason"))

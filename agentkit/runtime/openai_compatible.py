@@ -72,6 +72,7 @@ _DISPENSABLE = (
     "chat_template_kwargs", "response_format", "reasoning_effort", "enable_thinking", "top_k", "min_p",
     "presence_penalty", "seed",
 )  # fmt: skip
+_FEW_TOKENS = 6  # bytes of a request for each token: with fewer tokens, the tools may not be among them
 _FEWEST_TOKENS = 16  # bytes of JSON for each token, at most: fewer tokens than that do not hold the tools
 
 _log = logging.getLogger(__name__)
@@ -345,18 +346,30 @@ class OpenAICompatible:
         return {f for f in _DISPENSABLE if f in sent and re.search(rf"\b{f}\b", said)}
 
     async def _were_tools_read(self, request: Request, form: _Form, called: bool, tokens: int) -> None:
-        """Some servers pass over tools without a word: the prompt is then shorter than their description."""
+        """Some servers pass over tools without a word; a prompt that seems too short for them is looked into, once."""
         first, self._first = self._first, False
         if not first or called or not tokens or form.protocol != "native" or self._forced:
             return
+        body = len(self._body(request, form))
+        if tokens * _FEW_TOKENS > body:
+            return
+        await self._know(kind=True)
+        if not self._server.counts_all:
+            return
         if tokens * _FEWEST_TOKENS < len(json.dumps(list(request.tools), ensure_ascii=False).encode()):
-            await self._know(kind=True)
-            if self._server.counts_all:
-                self._write_tools_into_the_prompt(f"the prompt took it {tokens} tokens")
+            self._write_tools_into_the_prompt(f"the prompt took it {tokens} tokens")
+            return
+        from agentkit.runtime.probe import probe_server
 
-    def _write_tools_into_the_prompt(self, why: str) -> None:
+        report = await probe_server(
+            self.base_url, self.model, headers=self._headers, kind=self.kind, tools_only=True
+        )
+        if report.protocol != "native":
+            self._write_tools_into_the_prompt("so the probe found", report.protocol)
+
+    def _write_tools_into_the_prompt(self, why: str, protocol: Protocol = "hermes") -> None:
         _log.info("%s does not take tools (%s); they are written into the prompt", self.base_url, why)
-        self._form = replace(self._form, protocol="hermes")
+        self._form = replace(self._form, protocol=protocol)
 
     async def _answer(self, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
         import httpx2
@@ -541,7 +554,7 @@ def _fragments(calls: Any) -> Iterator[CallFragment]:
         function = call.get("function") or {}
         arguments = function.get("arguments")
         yield CallFragment(
-            index=call.get("index", position),
+            index=index if isinstance(index := call.get("index"), int) else position,
             id=call.get("id") or "",
             name=function.get("name") or "",
             arguments=arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else "",

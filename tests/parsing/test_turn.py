@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkit.events import CallReady, TextDelta, assemble
+from agentkit.events import CallFragment, CallReady, TextDelta, assemble
 from agentkit.messages import BadCall, Message, ToolCall
 from agentkit.parsing import TurnParser, parse_turn
 
@@ -277,3 +277,13 @@ def test_a_megabyte_of_anything_is_read_in_good_time(shard: str, size: int) -> N
         parser.feed(content[i : i + size])
     parser.close()
     parser.message()
+
+
+def test_two_calls_of_a_server_that_gives_both_one_index_stay_two() -> None:
+    parser = TurnParser([])
+    for id, name, text in (("a", "f", '{"x"'), ("", "", ": 1}"), ("b", "g", "{}"), ("c", "f", '{"x": 2}')):
+        parser.feed(calls=[CallFragment(0, id, name, text)])
+    parser.close()
+    assert [(c.id, c.name, c.arguments) for c in parser.message().calls] == [  # type: ignore[union-attr]
+        ("a", "f", {"x": 1}), ("b", "g", {}), ("c", "f", {"x": 2}),
+    ]  # fmt: skip

@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkit import ConfigError
+from agentkit.messages import user
 from agentkit.runtime.answers import read_stream, read_whole
+from agentkit.runtime.engine import Request
+from agentkit.runtime.openai_compatible import OpenAICompatible
 from agentkit.runtime.probe import CHECKS, Finding, Report, probe_server, suggest_protocol
 
 from .fake_server import KEY, MODEL, fake_server  # type: ignore[import-not-found]  # beside this file
@@ -216,9 +219,24 @@ async def test_the_tools_alone_take_few_requests_and_give_the_same_protocol() ->
         with fake_server(defect) as server:
             short = await probe_server(server.url, None, KEY, tools_only=True)
             full = await probe_server(server.url, None, KEY)
-        assert (
-            short.requests <= 6 and (short.protocol, defect) == (full.protocol, defect)
-        ) or defect.startswith("index")
+        assert short.requests <= 6 and (short.protocol, defect) == (full.protocol, defect)
+
+
+@pytest.mark.parametrize(("defect", "protocol"), [("", "native"), ("tools ignored", "hermes")])
+async def test_an_engine_that_doubts_whether_its_tools_were_read_asks_the_probe_once(
+    defect: str, protocol: str
+) -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "wonderful " * 30, "parameters": {}}}
+    with fake_server(defect) as server:
+        async with OpenAICompatible(server.url, MODEL, KEY) as engine:
+            for _ in range(2):
+                async for _ in engine.stream(Request((user("wonderful " * 40),), [tool])):
+                    pass
+            asked = len(server.requests)
+            async for _ in engine.stream(Request((user("wonderful " * 40),), [tool])):
+                pass
+        assert engine.protocol == protocol and len(server.requests) == asked + 1
+        assert ("tools" in server.requests[-1]) == (protocol == "native")
 
 
 @pytest.mark.parametrize(
