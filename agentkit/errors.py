@@ -17,6 +17,9 @@ reached is `RunResult.stopped`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "AgentkitError",
     "ConfigError",
@@ -28,6 +31,7 @@ __all__ = [
     "ToolCrashed",
     "ToolError",
     "UnknownTool",
+    "one_error",
 ]
 
 
@@ -69,3 +73,15 @@ class ToolCrashed(AgentkitError):
 
 class ToolError(Exception):
     """Raise this in a tool to tell the model what went wrong and let it carry on."""
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Let a task group's only error out as itself, so callers can catch it by its type."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        only: BaseException = group
+        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+            only = only.exceptions[0]
+        raise only from only.__cause__

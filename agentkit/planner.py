@@ -164,9 +164,9 @@ def hidden(name: str) -> str:
 
 
 GUIDED = (
-    "Reply with one JSON object. If a tool can do what is asked, do not work it out yourself, call it: "
-    '{"tool_calls": [{"name": "<tool>", "arguments": {<its arguments>}}]}. '
-    'When you have the results, or no tool helps: {"answer": "<text>"}.'
+    'Reply with JSON only. To call a tool: {"name": "<tool>", "arguments": {<its arguments>}}, to call several: a list of '
+    "these. If a tool can do what is asked, do not work it out yourself. When you have the results, or no tool helps: "
+    '{"answer": "<text>"}.'
 )
 
 REPEATED = (

@@ -28,7 +28,9 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "calling": LOW | {"planner", "schema", "tools"},
     "context": LOW | {"runtime"},
     "formats": set(),
-    "agent": LOW | {"calling", "context", "mcp", "parsing", "planner", "runtime", "schema", "tools"},
+    "result": LOW,
+    "loop": LOW | {"calling", "context", "parsing", "planner", "result", "runtime", "tools"},
+    "agent": LOW | {"context", "loop", "mcp", "planner", "result", "runtime", "schema", "tools"},
     "testing": LOW | {"runtime"},
     "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
 }

@@ -192,7 +192,7 @@ async def test_a_call_that_arrives_as_thoughts_is_run_when_thinking_is_off() -> 
 
 async def test_after_an_unreadable_call_one_turn_is_guided() -> None:
     broken = '<tool_call>\n{"name": "half", "arguments": {"a": \n</tool_call>'
-    guided = '{"tool_calls": [{"name": "half", "arguments": {"a": 8}}]}'
+    guided = '{"name": "half", "arguments": {"a": 8}}'
     engine = Qwen3([broken, guided, "4"])
     result = await Agent(engine, tools=[half]).run("?")
     assert result.output == "4"
@@ -201,7 +201,7 @@ async def test_after_an_unreadable_call_one_turn_is_guided() -> None:
 
 
 async def test_guided_always_and_never_mean_it() -> None:
-    engine = Qwen3(['{"tool_calls": [{"name": "half", "arguments": {"a": 8}}]}', '{"answer": "It is 4."}'])
+    engine = Qwen3(['{"name": "half", "arguments": {"a": 8}}', '{"answer": "It is 4."}'])
     result = await Agent(engine, tools=[half], planner=React(guided="always")).run("?")
     assert result.output == "It is 4." and all(r.schema for r in engine.requests)
     engine = Qwen3(['<tool_call>{"name": "half", "arguments": {"a": </tool_call>', "sorry"])

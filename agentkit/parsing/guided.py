@@ -23,7 +23,10 @@ _UNGUIDED = frozenset(
 
 
 def guided_schema(tools: Iterable[AnyTool]) -> dict[str, Any]:
-    """The JSON schema of "call some of these tools, or answer": {"tool_calls": [{name, arguments}]} or {"answer": text}."""
+    """The JSON schema of "call one of these tools, or several, or answer".
+
+    {"name": …, "arguments": …}, which is how Qwen's models write a call by themselves, a list of those, or {"answer": …}.
+    """
     definitions: dict[str, Any] = {}
     calls = []
     for n, tool in enumerate(tools):
@@ -38,12 +41,9 @@ def guided_schema(tools: Iterable[AnyTool]) -> dict[str, Any]:
     answer = _object({"answer": {"type": "string"}})
     if not calls:
         return answer
-    items = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    several = {"type": "array", "minItems": 1, "maxItems": _MOST_CALLS, "items": items}
-    return {
-        "anyOf": [_object({"tool_calls": several}), answer],
-        **({"$defs": definitions} if definitions else {}),
-    }
+    call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    several = {"type": "array", "minItems": 1, "maxItems": _MOST_CALLS, "items": call}
+    return {"anyOf": [*calls, several, answer], **({"$defs": definitions} if definitions else {})}
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,16 +130,13 @@ class GuidedParser:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        match value:
-            case {"answer": str(answer)} if len(value) == 1:
-                return [TextDelta(answer)]
-            case {"tool_calls": [*calls]} if len(value) == 1 and calls:
-                events: list[Event] = []
-                for n, call in enumerate(calls, 1):
-                    match call:
-                        case {"name": str(name), "arguments": dict(arguments)}:
-                            events.append(CallReady(ToolCall(f"{self._prefix}_{n}", name, arguments)))
-                        case _:
-                            return None
-                return events
-        return None
+        if isinstance(value, dict) and value.keys() == {"answer"} and isinstance(value["answer"], str):
+            return [TextDelta(value["answer"])]
+        events: list[Event] = []
+        for n, call in enumerate(value if isinstance(value, list) else [value], 1):
+            match call:
+                case {"name": str(name), "arguments": dict(arguments)} if len(call) == 2:
+                    events.append(CallReady(ToolCall(f"{self._prefix}_{n}", name, arguments)))
+                case _:
+                    return None
+        return events or None

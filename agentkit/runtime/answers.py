@@ -203,7 +203,10 @@ class _Turn:
             pass
         elif id and slot.id and id != slot.id:
             if name:
-                self._ids("warn", f"two calls share the index {index}; agentkit tells them apart, other clients may not")
+                self._ids(
+                    "warn",
+                    f"two calls share the index {index}; agentkit tells them apart, other clients may not",
+                )
                 slot = None
             else:
                 self._ids("warn", "a call's id changes from piece to piece")

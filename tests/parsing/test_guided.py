@@ -54,14 +54,9 @@ def admits(value: Any, tools: Any = (add, NESTED)) -> bool:
     "value",
     [
         {"answer": "yes"},
-        {"tool_calls": [{"name": "add", "arguments": {"a": 1}}]},
-        {
-            "tool_calls": [
-                {"name": "add", "arguments": {"a": 1, "b": 3}},
-                {"name": "add", "arguments": {"a": 2}},
-            ]
-        },
-        {"tool_calls": [{"name": "plan", "arguments": {"steps": [{"next": {"next": None}}], "pattern": 1}}]},
+        {"name": "add", "arguments": {"a": 1}},
+        [{"name": "add", "arguments": {"a": 1, "b": 3}}, {"name": "add", "arguments": {"a": 2}}],
+        {"name": "plan", "arguments": {"steps": [{"next": {"next": None}}], "pattern": 1}},
     ],
 )
 def test_calls_and_answers_are_admitted(value: Any) -> None:
@@ -73,13 +68,13 @@ def test_calls_and_answers_are_admitted(value: Any) -> None:
     [
         {},
         {"answer": 3},
-        {"answer": "x", "tool_calls": []},
-        {"tool_calls": []},
-        {"tool_calls": [{"name": "sub", "arguments": {}}]},
-        {"tool_calls": [{"name": "add", "arguments": {}}]},
-        {"tool_calls": [{"name": "add", "arguments": {"a": "1"}}]},
-        {"tool_calls": [{"name": "add", "arguments": {"a": 1, "c": 1}}]},
-        {"tool_calls": [{"name": "plan", "arguments": {"steps": [{"next": 1}]}}]},
+        {"answer": "x", "name": "add"},
+        [],
+        {"name": "sub", "arguments": {}},
+        {"name": "add", "arguments": {}},
+        {"name": "add", "arguments": {"a": "1"}},
+        {"name": "add", "arguments": {"a": 1, "c": 1}},
+        {"name": "plan", "arguments": {"steps": [{"next": 1}]}},
     ],
 )
 def test_anything_else_is_not(value: Any) -> None:
@@ -93,7 +88,7 @@ def test_grammars_are_given_no_keyword_they_cannot_hold_but_properties_of_such_n
 
 
 def test_without_tools_only_an_answer_is_admitted() -> None:
-    assert admits({"answer": ""}, ()) and not admits({"tool_calls": []}, ())
+    assert admits({"answer": ""}, ()) and not admits([], ())
 
 
 @given(st.text(), st.data())
@@ -109,9 +104,7 @@ def test_an_answer_is_said_whole_however_it_is_cut(answer: str, data: st.DataObj
 def test_calls_are_read_and_thoughts_kept() -> None:
     parser = GuidedParser([add], "call_3")
     parser.feed(reasoning="hm")
-    parser.feed(
-        '{"tool_calls": [{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {"a": 2}}]}'
-    )
+    parser.feed('[{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {"a": 2}}]')
     parser.close()
     message = parser.message()
     assert message.calls == (ToolCall("call_3_1", "add", {"a": 1}), ToolCall("call_3_2", "add", {"a": 2}))
@@ -138,7 +131,7 @@ def test_a_server_that_guides_nothing_is_read_as_ever(text: str, said: str, call
     st.recursive(st.none() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c))
 )
 def test_no_json_makes_it_raise(value: Any) -> None:
-    for body in (value, {"answer": value}, {"tool_calls": value}, {"tool_calls": [value]}):
+    for body in (value, {"answer": value}, [value], {"name": value, "arguments": value}):
         parser = GuidedParser([add])
         parser.feed(json.dumps(body))
         parser.close()
