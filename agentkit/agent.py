@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, cast
 
@@ -52,7 +53,7 @@ class _Open:
     """What a run needs that has been opened: the engine, and the tools that outlive one run."""
 
     engine: Engine
-    tools: Sequence[Tool]
+    tools: Sequence[Sequence[Tool]]  # one list for each toolset, which may change it between turns
     per_run: Sequence[Toolset]
     notices: Sequence[str]
 
@@ -115,13 +116,13 @@ class Agent(Generic[OutputT]):
     @property
     def open_tools(self) -> Sequence[Tool]:
         """The tools that are open inside `async with agent:`; those that are opened anew for each run are not here."""
-        return self._opened.tools if self._opened else ()
+        return tuple(chain.from_iterable(self._opened.tools)) if self._opened else ()
 
     async def context_use(self, task: Task) -> ContextUse | None:
         """How many tokens *task*'s first prompt has; inside `async with agent:`. None where the server cannot count."""
         if self._opened is None:
             raise RuntimeError("the agent is not open; use `async with agent:`")
-        tools = self._opened.tools
+        tools = self.open_tools
         messages = self.planner.start(_conversation(task), self._instructions, tools)
         request = self.planner.request(messages, tools, self.settings, Step(1, ""))
         return await measure(self._opened.engine, request)
@@ -163,10 +164,10 @@ class Agent(Generic[OutputT]):
             tools = list(opened.tools)
             late: list[str] = []
             for toolset in opened.per_run:
-                tools += await stack.enter_async_context(toolset.open(late.append))
+                tools.append(await stack.enter_async_context(toolset.open(late.append)))
             for text in late:
                 await emit(Notice(text))
-            messages, named = _conversation(task), _by_name(tools)
+            messages, named = _conversation(task), _ByName(tools)
             loop = Loop(
                 opened.engine,
                 self.planner,
@@ -177,7 +178,7 @@ class Agent(Generic[OutputT]):
                 emit,
                 soft_switch(messages),
             )
-            return await loop.run(self.planner.start(messages, self._instructions, tuple(named.values())))
+            return await loop.run(self.planner.start(messages, self._instructions, tuple(named().values())))
         raise AssertionError("an exit stack that swallows exceptions")
 
     @asynccontextmanager
@@ -190,12 +191,12 @@ class Agent(Generic[OutputT]):
                 engine = connect(self._model, notices.append)
                 if hasattr(engine, "__aenter__"):
                     engine = await stack.enter_async_context(cast("Any", engine))
-                tools: list[Tool] = []
+                tools: list[Sequence[Tool]] = []
                 for t in self._tools:
                     if isinstance(t, Tool):
-                        tools.append(t)
+                        tools.append((t,))
                     elif t.scope == "agent":
-                        tools += await stack.enter_async_context(t.open(notices.append))
+                        tools.append(await stack.enter_async_context(t.open(notices.append)))
                 per_run = [t for t in self._tools if not isinstance(t, Tool) and t.scope == "run"]
                 yield _Open(engine, tools, per_run, notices)
 
@@ -236,15 +237,24 @@ def resolve_tools(tools: Sequence[AnyTool], mcp: Any = ()) -> list[Tool | Toolse
     return resolved
 
 
-def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
-    """Tools by the names the model calls them; a second tool of one name is told apart by a number."""
-    named: dict[str, Tool] = {}
-    for t in tools:
-        name, n = t.name, 2
-        while name in named:
-            name, n = f"{t.name}_{n}", n + 1
-        named[name] = t if name == t.name else replace(t, name=name)
-    return named
+class _ByName:
+    """The tools by the names the model calls them, as their toolsets have them now; a second one of a name gets a number."""
+
+    def __init__(self, sources: Sequence[Sequence[Tool]]) -> None:
+        self._sources = sources
+        self._seen: list[Tool] = []
+        self._named: dict[str, Tool] = {}
+
+    def __call__(self) -> Mapping[str, Tool]:
+        now = list(chain.from_iterable(self._sources))
+        if len(now) != len(self._seen) or any(a is not b for a, b in zip(now, self._seen, strict=True)):
+            self._seen, self._named = now, {}
+            for t in now:
+                name, n = t.name, 2
+                while name in self._named:
+                    name, n = f"{t.name}_{n}", n + 1
+                self._named[name] = t if name == t.name else replace(t, name=name)
+        return self._named
 
 
 async def _nobody_watches(event: Event) -> None:

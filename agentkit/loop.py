@@ -42,7 +42,9 @@ class Loop:
 
     engine: Engine
     planner: Planner
-    tools: Mapping[str, Tool]
+    tools: Callable[
+        [], Mapping[str, Tool]
+    ]  # by name; asked before each turn, as servers may change what they offer
     limits: Limits
     settings: ModelSettings
     validate: Callable[[Any], Any] | None  # the answer's JSON -> the output; ValueError where it is none
@@ -51,7 +53,7 @@ class Loop:
 
     async def run(self, start: Sequence[Message]) -> RunResult[Any]:
         """Ask, read, call, until there is an answer or a limit is reached."""
-        limits, tools = self.limits, self.tools
+        limits = self.limits
         run, talk = _Progress(secrets.token_hex(8)), Conversation(start)
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[Any]:
@@ -68,10 +70,10 @@ class Loop:
                 if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
                     return ended("max_tokens")
                 run.step = replace(run.step, turn=run.step.turn + 1)
-                offered = tools
+                offered = tools = self.tools()
                 if run.repeats >= _REPEATS_HIDDEN:
                     offered = {name: t for name, t in tools.items() if name not in run.repeated}
-                reply, finish_reason = await self._ask(talk, offered, run)
+                reply, finish_reason = await self._ask(talk, tools, offered, run)
                 run.step = Step(run.step.turn, run.session, think=run.think)  # until more is known
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
@@ -92,7 +94,7 @@ class Loop:
                     talk.append(_not_run(reply, f"Not run: {why}."))
                     return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
-                results = await self._act(reply.calls, offered)
+                results = await self._act(reply.calls, tools, offered)
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
@@ -102,10 +104,10 @@ class Loop:
         return ended("timeout")
 
     async def _ask(
-        self, talk: Conversation, offered: Mapping[str, Tool], run: _Progress
+        self, talk: Conversation, tools: Mapping[str, Tool], offered: Mapping[str, Tool], run: _Progress
     ) -> tuple[Message, str]:
         """One model turn: the reply and why it ended. It may call tools that are hidden from it, and be told so."""
-        engine, tools, emit = self.engine, self.tools, self.emit
+        engine, emit = self.engine, self.emit
         penalty: float | None = None
 
         def model() -> str:
@@ -212,7 +214,7 @@ class Loop:
             )
 
     async def _act(
-        self, calls: Sequence[ToolCall | BadCall], offered: Mapping[str, Tool]
+        self, calls: Sequence[ToolCall | BadCall], tools: Mapping[str, Tool], offered: Mapping[str, Tool]
     ) -> list[ToolResult]:
         """Run the calls side by side; results come back in the order they were asked for."""
         results: dict[str, ToolResult] = {}
@@ -221,7 +223,7 @@ class Loop:
             began = time.monotonic()
             if isinstance(call, ToolCall):
                 await self.emit(ToolStarted(call))
-            if isinstance(call, ToolCall) and call.name in self.tools and call.name not in offered:
+            if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
             else:
                 result = await call_tool(call, offered)

@@ -444,3 +444,27 @@ async def test_many_runs_at_once_do_not_mix() -> None:
         for n in range(100):
             group.start_soon(one, n)
     assert time.monotonic() - began < 30
+
+
+async def test_a_toolset_may_change_its_tools_between_turns() -> None:
+    class Growing:
+        scope: Literal["agent"] = "agent"
+
+        @asynccontextmanager
+        async def open(self, notify: Any) -> AsyncIterator[Sequence[Tool]]:
+            tools: list[Tool] = []
+
+            @tool
+            def learn() -> str:
+                tools.append(add)
+                return "There is a tool more."
+
+            tools.append(learn)
+            yield tools
+
+    engine = ScriptedEngine([call("learn", "{}"), call("add", '{"a": 1, "b": 2}'), "3"])
+    result = await Agent(engine, tools=[Growing()]).run("?")
+    assert result.output == "3"
+    assert [[t["function"]["name"] for t in r.tools] for r in engine.requests] == [
+        ["learn"], ["learn", "add"], ["learn", "add"],
+    ]  # fmt: skip
