@@ -41,7 +41,8 @@ CHECKS = {
 
 # check, or group:variant -> kind of server -> what to change; "" is for every other kind
 _PARSER = {
-    "vllm": "start it with --enable-auto-tool-choice --tool-call-parser hermes (qwen3_xml for Qwen3-Coder)",
+    "vllm": "start it with --enable-auto-tool-choice --tool-call-parser hermes (qwen3_xml for Qwen3-Coder); where that is on, "
+    "the model writes its calls in another form",
     "sglang": "start it with --tool-call-parser qwen25 (qwen3_coder for Qwen3-Coder)",
     "llama.cpp": "start llama-server with --jinja",
     "llama-cpp-python": "its server parses no calls; llama-server with --jinja does",
