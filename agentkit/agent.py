@@ -22,7 +22,7 @@ from agentkit.planner import Limits, Planner, React, Step
 from agentkit.result import OutputT, RunResult, Stopped
 from agentkit.runtime.engine import Engine, ModelSettings
 from agentkit.runtime.presets import soft_switch
-from agentkit.tools import Tool, ToolRegistry, Toolset, function_tool
+from agentkit.tools import AsksModel, Tool, ToolRegistry, Toolset, function_tool
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
@@ -55,6 +55,7 @@ class _Open:
     engine: Engine
     tools: Sequence[Sequence[Tool]]  # one list for each toolset, which may change it between turns
     per_run: Sequence[Toolset]
+    toolsets: Sequence[Toolset]  # whose lists those are
     notices: Sequence[str]
 
 
@@ -64,7 +65,9 @@ class Agent(Generic[OutputT]):
     `model` is a name ("qwen3-4b", the default; "demo"), a path to a .gguf file, a server ("http://127.0.0.1:8000/v1", or with the name
     of one of its models "Qwen3-4B@http://127.0.0.1:8000/v1"), or an `Engine`.
     `tools` mixes Python functions, names of installed tools ("code_interpreter"), `Tool`s, `Toolset`s and MCP
-    configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, or such mappings.
+    configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, such mappings, or names of servers in the user's own
+    config. `host` is what those servers may ask for (`agentkit.mcp.Host`), `context` which of their resources ("server:uri") are put
+    before each conversation.
     `output_type` is what the answer must be: a pydantic model, a dataclass, or any type pydantic can validate.
     `settings` are the model's sampling settings; what they leave open is as the model's card recommends.
 
@@ -79,6 +82,8 @@ class Agent(Generic[OutputT]):
         instructions: str | None = None,
         tools: Sequence[AnyTool] = (),
         mcp: Any = (),
+        host: Any = None,
+        context: Sequence[str] = (),
         output_type: type[OutputT] = cast("type[OutputT]", str),
         limits: Limits = Limits(),
         settings: ModelSettings = ModelSettings(),
@@ -96,7 +101,8 @@ class Agent(Generic[OutputT]):
             ask = words.answer_as(json.dumps(schema, ensure_ascii=False))
             self._instructions = f"{instructions}\n\n{ask}" if instructions else ask
         self._model = model
-        self._tools = resolve_tools(tools, mcp)
+        self._tools = resolve_tools(tools, mcp, host)
+        self._context = tuple(context)
         self._opened: _Open | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -117,6 +123,11 @@ class Agent(Generic[OutputT]):
     def open_tools(self) -> Sequence[Tool]:
         """The tools that are open inside `async with agent:`; those that are opened anew for each run are not here."""
         return tuple(chain.from_iterable(self._opened.tools)) if self._opened else ()
+
+    @property
+    def mcp_servers(self) -> Sequence[Any]:
+        """The connections to the MCP servers that are open."""
+        return _connections(self._opened) if self._opened else ()
 
     async def context_use(self, task: Task) -> ContextUse | None:
         """How many tokens *task*'s first prompt has; inside `async with agent:`. None where the server cannot count."""
@@ -168,6 +179,10 @@ class Agent(Generic[OutputT]):
             for text in late:
                 await emit(Notice(text))
             messages, named = _conversation(task), _ByName(tools)
+            if self._context:
+                from agentkit.mcp.resources import read_as_messages
+
+                messages = [*await read_as_messages(_connections(opened), self._context), *messages]
             loop = Loop(
                 opened.engine,
                 self.planner,
@@ -192,13 +207,19 @@ class Agent(Generic[OutputT]):
                 if hasattr(engine, "__aenter__"):
                     engine = await stack.enter_async_context(cast("Any", engine))
                 tools: list[Sequence[Tool]] = []
+                toolsets: list[Toolset] = []
                 for t in self._tools:
                     if isinstance(t, Tool):
                         tools.append((t,))
                     elif t.scope == "agent":
-                        tools.append(await stack.enter_async_context(t.open(notices.append)))
+                        toolsets.append(t.with_model(engine) if isinstance(t, AsksModel) else t)
+                        tools.append(await stack.enter_async_context(toolsets[-1].open(notices.append)))
                 per_run = [t for t in self._tools if not isinstance(t, Tool) and t.scope == "run"]
-                yield _Open(engine, tools, per_run, notices)
+                yield _Open(engine, tools, per_run, toolsets, notices)
+
+
+def _connections(opened: _Open) -> list[Any]:
+    return [c for t in opened.toolsets for c in getattr(t, "connections", ())]
 
 
 def _conversation(task: Task) -> list[Message]:
@@ -212,7 +233,7 @@ def _conversation(task: Task) -> list[Message]:
         raise ConfigError(f"The task holds something that is not a chat message: {exc}.") from exc
 
 
-def resolve_tools(tools: Sequence[AnyTool], mcp: Any = ()) -> list[Tool | Toolset]:
+def resolve_tools(tools: Sequence[AnyTool], mcp: Any = (), host: Any = None) -> list[Tool | Toolset]:
     """Each entry of `tools` as a Tool or Toolset; all MCP configuration together as one set."""
     registry, resolved = ToolRegistry(), list[Tool | Toolset]()
     sources: list[Any] = [mcp] if isinstance(mcp, str | Mapping) or hasattr(mcp, "__fspath__") else list(mcp)
@@ -233,7 +254,7 @@ def resolve_tools(tools: Sequence[AnyTool], mcp: Any = ()) -> list[Tool | Toolse
     if sources:
         from agentkit.mcp import MCPServers
 
-        resolved.append(MCPServers(*sources))
+        resolved.append(MCPServers(*sources, host=host) if host is not None else MCPServers(*sources))
     return resolved
 
 

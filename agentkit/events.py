@@ -17,6 +17,7 @@ __all__ = [
     "TextWasThinking",
     "ThinkingDelta",
     "ToolFinished",
+    "ToolProgress",
     "ToolStarted",
     "TurnStarted",
     "assemble",
@@ -68,6 +69,16 @@ class ToolStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """How far a call has come: `progress` of `total`, where the tool knows that."""
+
+    call: ToolCall
+    progress: float
+    total: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFinished:
     call: ToolCall | BadCall
     result: ToolResult
@@ -88,6 +99,7 @@ Event: TypeAlias = (
     | TextWasThinking
     | CallReady
     | ToolStarted
+    | ToolProgress
     | ToolFinished
     | Notice
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -16,13 +17,15 @@ from agentkit import planner as words
 from agentkit.calling import call_tool
 from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
-from agentkit.events import Event, Notice, ToolFinished, ToolStarted, TurnStarted
+from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
 from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, user
 from agentkit.parsing import Repetition
 from agentkit.planner import Limits, Parser, Planner, Step
+from agentkit.progress import watched
 from agentkit.result import RunResult, Stopped
-from agentkit.runtime.engine import Engine, ModelSettings, Request
+from agentkit.runtime.engine import Counting, Engine, ModelSettings, Request
 from agentkit.runtime.presets import OUTPUT_TOKENS, recommended, thinks
+from agentkit.toolbox import Toolbox, budget_for, fenced, tokens
 from agentkit.tools import Tool
 
 __all__ = ["Emit", "Loop"]
@@ -33,6 +36,7 @@ _OUTPUT_TRIES = 3  # answers that may fail to validate before the run gives up
 _REPEATS_HIDDEN, _REPEATS_ENDED = 2, 4  # the same calls in a row: their tools are hidden, the run ends
 _PENALTY = 1.5  # presence_penalty after endless repetition; Qwen3's card allows 0 to 2 against it
 _THOUGHTS_KEPT = 2_000  # characters of thoughts that were cut off, given back to the model
+_FEW_TOOLS = 1_000  # tokens; not even asked how long the context is
 _WARM = 0.7  # temperature once a model repeats itself: a greedy one would do so for ever
 
 
@@ -55,6 +59,8 @@ class Loop:
         """Ask, read, call, until there is an answer or a limit is reached."""
         limits = self.limits
         run, talk = _Progress(secrets.token_hex(8)), Conversation(start)
+        task = next((m.text for m in reversed(start) if m.role == "user"), "")
+        box = Toolbox(tuple(self.tools().values()), await self._budget(), task)
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[Any]:
             if output is None and self.validate is None:
@@ -70,10 +76,13 @@ class Loop:
                 if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
                     return ended("max_tokens")
                 run.step = replace(run.step, turn=run.step.turn + 1)
-                offered = tools = self.tools()
+                box.update(tuple(self.tools().values()))
+                offered = tools = box.tools
                 if run.repeats >= _REPEATS_HIDDEN:
                     offered = {name: t for name, t in tools.items() if name not in run.repeated}
-                reply, finish_reason = await self._ask(talk, tools, offered, run)
+                reply, finish_reason = await self._ask(
+                    talk, tools, box.shown(tools.keys() - offered.keys()), run
+                )
                 run.step = Step(run.step.turn, run.session, think=run.think)  # until more is known
                 if not reply.calls:
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
@@ -95,6 +104,7 @@ class Loop:
                     return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
                 results = await self._act(reply.calls, tools, offered)
+                box.load(r.name for r in results)
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
@@ -103,10 +113,16 @@ class Loop:
                 talk.append(self.planner.results(results, run.repeats))
         return ended("timeout")
 
+    async def _budget(self) -> int:
+        """Tokens that the tools may take."""
+        if isinstance(self.engine, Counting) and tokens(self.tools().values()) > _FEW_TOOLS:
+            return budget_for(await self.engine.context_length())
+        return budget_for(None)
+
     async def _ask(
-        self, talk: Conversation, tools: Mapping[str, Tool], offered: Mapping[str, Tool], run: _Progress
+        self, talk: Conversation, tools: Mapping[str, Tool], offered: Sequence[Tool], run: _Progress
     ) -> tuple[Message, str]:
-        """One model turn: the reply and why it ended. It may call tools that are hidden from it, and be told so."""
+        """One model turn: the reply and why it ended. It may call tools that it is not shown; of hidden ones it is told so."""
         engine, emit = self.engine, self.emit
         penalty: float | None = None
 
@@ -114,9 +130,9 @@ class Loop:
             return getattr(engine, "model", None) or ""
 
         def request(shown: Sequence[Message]) -> Request:
-            made = self.planner.request(shown, tuple(offered.values()), self.settings, run.step)
+            made = self.planner.request(shown, offered, self.settings, run.step)
             settings = recommended(model(), made.settings, self.switch)
-            if offered is not tools:
+            if run.repeats >= _REPEATS_HIDDEN:
                 settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
             if penalty is not None:
                 settings = replace(settings, presence_penalty=penalty)
@@ -213,6 +229,10 @@ class Loop:
                 "invalid_output",
             )
 
+    async def _report(self, call: ToolCall | BadCall, done: float, total: float | None, message: str) -> None:
+        if isinstance(call, ToolCall):
+            await self.emit(ToolProgress(call, done, total, message))
+
     async def _act(
         self, calls: Sequence[ToolCall | BadCall], tools: Mapping[str, Tool], offered: Mapping[str, Tool]
     ) -> list[ToolResult]:
@@ -226,9 +246,11 @@ class Loop:
             if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
             else:
-                result = await call_tool(call, offered)
+                with watched(partial(self._report, call)):
+                    result = await call_tool(call, offered)
             result = replace(result, content=shortened(result.content, self.limits.result_chars))
-            results[call.id] = result
+            source = tools[result.name].source if result.name in tools else ""
+            results[call.id] = fenced(result, source) if source else result
             await self.emit(ToolFinished(call, result, time.monotonic() - began))
 
         with one_error():

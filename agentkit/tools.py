@@ -45,6 +45,7 @@ class Tool:
     timeout: float | None = None
     on_error: Literal["report", "raise"] = "report"
     fn: Callable[..., Any] | None = None
+    source: str = ""  # whose words its results are; the model is shown those as data
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.fn is None:
@@ -58,6 +59,13 @@ class Tool:
         """The tool as chat-completions requests name it."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
+
+
+@runtime_checkable
+class AsksModel(Protocol):
+    """A toolset whose tools may ask the agent's model: the one that is opened is given it first."""
+
+    def with_model(self, engine: Any) -> Toolset: ...
 
 
 Notify: TypeAlias = Callable[[str], None]

@@ -6,7 +6,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
@@ -17,7 +16,21 @@ ANSWERED, ERROR, USAGE, LIMIT = 0, 1, 2, 3  # exit codes; click itself exits wit
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Main(click.Group):
+    """`mcp` is many commands: a module of its own, imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "mcp"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "mcp":
+            from agentkit.cli.mcp import mcp
+
+            return mcp
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(None, "-V", "--version", package_name="agentkit")
 def main() -> None:
     """Tool-using agents on a local model.
@@ -106,7 +119,9 @@ def agent_options(fn: _F) -> _F:
             click.option(
                 "-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."
             ),
-            click.option("--mcp", multiple=True, type=click.Path(dir_okay=False), help="An MCP config file."),
+            click.option(
+                "--mcp", multiple=True, help="An MCP config file, or the name of a server of yours."
+            ),
             click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
             click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
             click.option("--think-auto", is_flag=True, help="Think about the task and after errors only."),
@@ -147,6 +162,7 @@ def make_agent(
     timeout: float | None,
     keep_alive: float,
     notify: Callable[[str], None],
+    host: Any = None,
 ) -> Any:
     from agentkit import Agent, Limits, ModelSettings, React
     from agentkit.runtime import connect
@@ -156,6 +172,7 @@ def make_agent(
         instructions=instructions,
         tools=tools,
         mcp=mcp,
+        host=host,
         limits=Limits(max_turns=max_turns, timeout=timeout),
         settings=ModelSettings(thinking="auto" if think_auto else think, temperature=temperature),
         planner=React(guided=guided),
@@ -184,7 +201,9 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
             'ask something: agentkit run "What time is it in Tokyo?" --mcp mcp_configs/time.json'
         )
     show = Show(quiet=quiet, live=not as_json and sys.stdout.isatty())
-    agent = make_agent(notify=show.progress, **options)
+    from agentkit.cli.elicit import terminal_host
+
+    agent = make_agent(notify=show.progress, host=terminal_host(show), **options)
 
     async def ask() -> Any:
         async with agent.stream(text) as running:
@@ -244,13 +263,15 @@ def chat(**options: Any) -> None:
 
     show = Show(quiet=False, live=True)
     with show:
-        in_loop(lambda: converse(make_agent(notify=show.progress, **options), show))
+        from agentkit.cli.elicit import terminal_host
+
+        in_loop(lambda: converse(make_agent(notify=show.progress, host=terminal_host(show), **options), show))
 
 
 @command(main)
 @click.option("--schema", is_flag=True, help="Print each tool's JSON schema as the model gets it.")
 @click.option(
-    "--mcp", multiple=True, type=click.Path(dir_okay=False), help="Also the tools of an MCP config file."
+    "--mcp", multiple=True, help="Also the tools of an MCP config file, or of a server of yours by its name."
 )
 @click.argument("names", nargs=-1)
 def tools(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
@@ -277,25 +298,6 @@ def tools(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
 
 def _warn(text: str) -> None:
     click.echo(f"agentkit: {text}", err=True)
-
-
-@main.group()
-def mcp() -> None:
-    """MCP servers."""
-
-
-@command(mcp)
-@click.argument("file", type=click.Path(dir_okay=False))
-def check(file: str) -> int:
-    """Start each server of a config FILE, list its tools, say exactly what fails."""
-    from agentkit.cli.show import mcp_report
-    from agentkit.mcp import check as check_servers
-    from agentkit.mcp import load_config
-
-    specs = load_config(Path(file))
-    reports = in_loop(lambda: check_servers(specs))
-    mcp_report(reports)
-    return ANSWERED if all(r.ok for r in reports) else ERROR
 
 
 @main.group()

@@ -23,6 +23,7 @@ from agentkit.events import (
     TextWasThinking,
     ThinkingDelta,
     ToolFinished,
+    ToolProgress,
     ToolStarted,
     TurnStarted,
 )
@@ -92,6 +93,10 @@ class Show:
                 self._end_line()
                 self._err.print(f"[cyan]▶ {escape(call.name)}[/]{escape(_arguments(call))}")
                 self._wait(f"running {call.name} …")
+            case ToolProgress(call, progress, total, message):
+                far = f"{progress:g}/{total:g}" if total else f"{progress:g}"
+                if self._status is not None:
+                    self._status.update(Text(_short(f"running {call.name} … {far} {message}"), style="dim"))
             case ToolFinished(call, result, seconds):
                 self._wait(None)
                 mark = "[red]✗[/]" if result.is_error else "[green]✓[/]"

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 
 from agentkit.errors import MCPServerError, ToolError
+from agentkit.mcp import cache
 from agentkit.mcp.config import ServerSpec, load_config
-from agentkit.mcp.translate import clean_schema, output, tool_names
+from agentkit.mcp.connection import Connection
+from agentkit.mcp.host import Host, offers
+from agentkit.mcp.resources import resource_tools
+from agentkit.mcp.screen import Safety, Screen
+from agentkit.mcp.translate import Definition, clean, tool_names
 from agentkit.tools import Notify, Tool, ToolOutput
 
 if TYPE_CHECKING:
-    from agentkit.mcp.connection import Connection
+    from mcp import types
+
+    from agentkit.mcp.oauth import OnRedirect
+    from agentkit.runtime.engine import Engine
 
 __all__ = ["MCPServers", "ServerReport", "check"]
+
+ERROR_CHARS = 4_000  # of what a server says is wrong
+OURS = ("read_result", "list_resources", "read_resource")  # names that no server's tool gets
 
 
 class MCPServers:
@@ -28,35 +40,73 @@ class MCPServers:
 
         async with MCPServers("mcp_configs/time.json").open(print) as tools: ...
 
-    Servers start side by side, and one that does not start is told to `notify` while the others serve. Of
-    two servers with one name the later wins. A tool keeps its name where no other server has it, else it is
-    `server__tool`. Raises `ConfigError` at once for a config that cannot be used.
+    A server whose tools are known from before is started when one is first called, unless it is not `lazy` or
+    all are to be `eager`; the others start side by side. One that does not start is told to `notify` while the
+    others serve. Of two servers with one name the later wins. A tool keeps its name where no other server has
+    it, else it is `server__tool`. When a server changes its tools, the list that `open` gave is changed in
+    place: what stays keeps its place, what is new comes last.
+
+    `host` is what servers may ask of us, `safety` how they are kept in bounds. `on_redirect` answers where a
+    person would have to sign in: it gets the address and returns where that led. Raises `ConfigError` at once
+    for a config that cannot be used.
     """
 
     scope: Literal["run", "agent"] = "agent"
 
-    def __init__(self, *sources: str | Path | Mapping[str, Any] | ServerSpec) -> None:
+    def __init__(
+        self,
+        *sources: str | Path | Mapping[str, Any] | ServerSpec,
+        host: Host = Host(),
+        safety: Safety = Safety(),
+        eager: bool = False,
+        on_redirect: OnRedirect | None = None,
+    ) -> None:
         specs: dict[str, ServerSpec] = {}
         for source in sources:
             found = (source,) if isinstance(source, ServerSpec) else load_config(source)
             specs |= {spec.name: spec for spec in found}
         self.specs = tuple(specs.values())
+        self.host = host
+        self.safety = safety
+        self.eager = eager
+        self.on_redirect = on_redirect
+        self.connections: tuple[Connection, ...] = ()  # while it is open, for prompts and resources
+
+    def with_model(self, engine: Engine) -> MCPServers:
+        """The same servers, with *engine* answering those that ask a model, unless `host` has one that does."""
+        same = copy.copy(self)
+        same.host = self.host.with_model(engine)
+        return same
 
     @contextlib.asynccontextmanager
     async def open(self, notify: Notify) -> AsyncGenerator[Sequence[Tool]]:
-        """Start the servers that are not disabled; they end when the body does."""
-        async with _connections(self.specs, notify) as connections:
+        """Start the servers that are needed at once; all that were started end when the body does."""
+        tools: list[Tool] = []
+        with Screen(self.safety, notify, tools) as screen:
+            offer = _Offer(screen, tools)
+            connecting = _connections(
+                self.specs, notify, offer.update, self.host, self.on_redirect, eager=self.eager
+            )
+            async with connecting as connections:
 
-            async def start(connection: Connection) -> None:
+                async def prepare(connection: Connection) -> None:
+                    if connection.listing is not None:
+                        await offer.update(connection)
+                        return
+                    try:
+                        await connection.start()
+                    except MCPServerError as exc:
+                        notify(str(exc))
+
+                async with anyio.create_task_group() as starts:
+                    for connection in connections:
+                        starts.start_soon(prepare, connection)
+                offer.begin(connections)
+                self.connections = tuple(connections)
                 try:
-                    await connection.start()
-                except MCPServerError as exc:
-                    notify(str(exc))
-
-            async with anyio.create_task_group() as starts:
-                for connection in connections:
-                    starts.start_soon(start, connection)
-            yield _tools(connections)
+                    yield tools
+                finally:
+                    self.connections = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +123,41 @@ class ServerReport:
     seconds: float = 0.0  # until its tools were listed
 
 
-async def check(specs: Iterable[ServerSpec]) -> tuple[ServerReport, ...]:
+async def check(
+    specs: Iterable[ServerSpec], *, host: Host = Host(), on_redirect: OnRedirect | None = None
+) -> tuple[ServerReport, ...]:
     """Start each server that is not disabled, side by side, list its tools and end it again."""
     wanted = [spec for spec in specs if not spec.disabled]
     reports: dict[str, ServerReport] = {}
 
     async def report(spec: ServerSpec) -> None:
         notes: list[str] = []
+        tools: list[Tool] = []
+        screen = Screen(Safety(pin=False), notes.append, tools)
+        offer = _Offer(screen, tools)
         started = time.monotonic()
-        async with _connections([spec], notes.append) as [connection]:
+        connecting = _connections([spec], notes.append, offer.update, host, on_redirect, eager=True)
+        async with connecting as [connection]:
             try:
                 await connection.start()
             except MCPServerError as exc:
                 reports[spec.name] = ServerReport(spec.name, False, str(exc), tuple(notes))
                 return
             seconds = time.monotonic() - started
-            info = connection.server
+            offer.begin([connection])
+            found = connection.listing or cache.Listing()
             reports[spec.name] = ServerReport(
                 spec.name,
                 True,
                 notes=tuple(notes),
-                tools=tuple(_tools([connection])),
-                server=f"{info.name} {info.version}".strip() if info else "",
-                protocol=connection.protocol,
+                tools=tuple(tools),
+                server=f"{found.server} {found.version}".strip(),
+                protocol=found.protocol,
                 seconds=seconds,
             )
 
     # the SDK is imported before the clocks run
-    import agentkit.mcp.connection  # noqa: F401
+    import agentkit.mcp.link  # noqa: F401
 
     async with anyio.create_task_group() as tasks:
         for spec in wanted:
@@ -109,13 +166,38 @@ async def check(specs: Iterable[ServerSpec]) -> tuple[ServerReport, ...]:
 
 
 @contextlib.asynccontextmanager
-async def _connections(specs: Iterable[ServerSpec], notify: Notify) -> AsyncGenerator[list[Connection]]:
-    """A connection for each server, not yet started; at the end all are put away."""
-    from agentkit.mcp.connection import Connection  # the SDK is slow to import
+async def _connections(
+    specs: Iterable[ServerSpec],
+    notify: Notify,
+    update: Callable[[Connection], Awaitable[None]],
+    host: Host,
+    on_redirect: OnRedirect | None,
+    *,
+    eager: bool,
+) -> AsyncGenerator[list[Connection]]:
+    """A connection for each server, not yet started; at the end all are put away. Those that need not be
+    started at once have a listing."""
+
+    async def listed(connection: Connection) -> None:
+        if connection.listing is not None:
+            cache.save(connection.spec, connection.listing, offers(host, connection.spec))
+        await update(connection)
 
     failure: Exception | None = None
     async with anyio.create_task_group() as owners:
-        connections = [Connection(spec, owners, notify) for spec in specs if not spec.disabled]
+        connections = [
+            Connection(
+                spec,
+                owners,
+                notify,
+                host=host,
+                on_redirect=on_redirect,
+                listing=cache.load(spec, offers(host, spec)) if spec.lazy and not eager else None,
+                on_listing=listed,
+            )
+            for spec in specs
+            if not spec.disabled
+        ]
         try:
             yield connections
         except Exception as exc:
@@ -127,24 +209,65 @@ async def _connections(specs: Iterable[ServerSpec], notify: Notify) -> AsyncGene
         raise failure
 
 
-def _tools(connections: Sequence[Connection]) -> list[Tool]:
-    """The wanted tools of the servers that are up: servers in config order, tools in the server's."""
-    found = [(c, tool) for c in connections for tool in c.tools if c.spec.takes(tool.name)]
-    names = tool_names([(c.spec.name, tool.name) for c, tool in found])
-    tools = []
-    for (connection, tool), name in zip(found, names, strict=True):
-        hints = tool.annotations
-        repeatable = bool(hints and (hints.read_only_hint or hints.idempotent_hint))
-        handler = partial(_call, connection, tool.name, repeatable)
-        tools.append(Tool(name, tool.description or "", clean_schema(tool.input_schema), handler))
-    return tools
+class _Offer:
+    """The list of tools that the model is offered, kept up to date in place."""
+
+    def __init__(self, screen: Screen, tools: list[Tool]) -> None:
+        self._screen = screen
+        self._tools = tools
+        self._connections: Sequence[Connection] = ()
+        self._known: dict[str, list[Definition]] = {}  # by server
+        self._names: dict[tuple[str, str], str] = {("", name): name for name in OURS}
+        self._made: dict[str, tuple[Definition, Tool]] = {}
+        self._with_resources: list[Connection] = []
+        self._lock = anyio.Lock()
+
+    def begin(self, connections: Sequence[Connection]) -> None:
+        """Make the list of what the servers have said so far: servers in config order, tools in the server's."""
+        self._connections = connections
+        self._arrange()
+
+    async def update(self, connection: Connection) -> None:
+        """The server has listed its tools."""
+        spec = connection.spec
+        async with self._lock:  # someone may be asked, and one question at a time is enough
+            listed = connection.listing.tools if connection.listing else ()
+            wanted = [tool for tool in listed if spec.takes(tool.name)]
+            self._known[spec.name] = await self._screen.definitions(spec, cast("list[types.Tool]", wanted))
+            self._arrange()
+
+    def _arrange(self) -> None:
+        found = [(c, d) for c in self._connections for d in self._known.get(c.spec.name, ())]
+        pairs = [*((("", name)) for name in OURS), *((c.spec.name, d.name) for c, d in found)]
+        names = tool_names(pairs, self._names)
+        self._names.update(zip(pairs, names, strict=True))
+        made: dict[str, Tool] = {}
+        for (connection, definition), name in zip(found, names[len(OURS) :], strict=True):
+            before = self._made.get(name)
+            if before is None or before[0] != definition:
+                handler = partial(_call, connection, definition, self._screen)
+                server = connection.spec.name
+                tool = Tool(name, definition.description, definition.parameters, handler, source=server)
+                self._made[name] = definition, tool
+            made[name] = self._made[name][1]
+        with_resources = [c for c in self._connections if c.listing is not None and c.listing.resources]
+        if with_resources != self._with_resources:
+            self._with_resources = with_resources
+            self._tools[:] = [tool for tool in self._tools if tool.name not in OURS[1:]]
+            made |= {tool.name: tool for tool in resource_tools(with_resources, self._screen.safety.filter)}
+        stay = [
+            made.pop(tool.name, tool)
+            for tool in self._tools
+            if tool.name in made or tool.name not in self._made
+        ]
+        self._tools[:] = [*stay, *made.values()]
 
 
 async def _call(
-    connection: Connection, tool: str, repeatable: bool, arguments: Mapping[str, Any]
+    connection: Connection, definition: Definition, screen: Screen, arguments: Mapping[str, Any]
 ) -> ToolOutput:
     try:
-        result = await connection.call(tool, arguments, repeatable=repeatable)
-    except MCPServerError as exc:
-        raise ToolError(str(exc)) from exc
-    return output(tool, result)
+        result = await connection.call(definition.name, arguments, repeatable=definition.repeatable)
+    except (MCPServerError, ToolError) as exc:
+        raise ToolError(clean(str(exc))[:ERROR_CHARS]) from exc
+    return await screen.output(connection.spec.name, definition.name, result)

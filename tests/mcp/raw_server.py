@@ -6,6 +6,9 @@ daemon             starts a process in a session of its own, that ignores SIGTER
 silent             answers nothing
 pages              lists one tool on each page
 dies-on=FILE       a call of `die` ends the process while FILE exists, and removes it
+notes=FILE         writes there when it starts and what notifications it gets, a line each
+tools=FILE         lists the tools named there, a line each, as well; `relist` reads it again and says so
+slow-start=SECONDS answers nothing for so long
 """
 
 from __future__ import annotations
@@ -30,6 +33,16 @@ if "daemon" in options:
     assert process.stdout is not None
     process.stdout.readline()
     daemon = process.pid
+
+
+def note(line: str) -> None:
+    if path := options.get("notes"):
+        with open(path, "a") as file:
+            print(line, file=file)
+
+
+note("started")
+time.sleep(float(options.get("slow-start", 0)))
 
 ANYTHING = {"type": "object", "properties": {}}
 TOOLS: list[object] = [
@@ -60,6 +73,24 @@ if "sloppy" in options:
         {"description": "nameless"},
         "not even an object",
     ]
+if "tools" in options:
+    TOOLS += [
+        {"name": name, "inputSchema": ANYTHING, "annotations": {"readOnlyHint": True}}
+        for name in ("relist", "freeze", "progress")
+    ]
+
+
+def named_tools() -> list[object]:
+    if "tools" not in options:
+        return []
+    with open(options["tools"]) as file:
+        return [
+            {"name": name, "description": about, "inputSchema": ANYTHING}
+            for name, _, about in (line.strip().partition(" ") for line in file)
+        ]
+
+
+named = named_tools()
 
 
 def answer(method: str, params: dict[str, object]) -> dict[str, object]:
@@ -68,7 +99,7 @@ def answer(method: str, params: dict[str, object]) -> dict[str, object]:
         return {**result, "serverInfo": {"name": "raw", "version": "0.1"}}
     if method == "tools/list":
         if "pages" not in options:
-            return {"tools": TOOLS}
+            return {"tools": TOOLS + named}
         at = int(str(params.get("cursor") or 0))
         more = {"nextCursor": str(at + 1)} if at + 1 < len(TOOLS) else {}
         return {"tools": TOOLS[at : at + 1], **more}
@@ -78,6 +109,15 @@ def answer(method: str, params: dict[str, object]) -> dict[str, object]:
 
 
 def call(name: str) -> dict[str, object]:
+    global named
+    if name == "relist":
+        named = named_tools()
+        print(json.dumps({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}), flush=True)
+    if name == "freeze":  # answers nothing any more, not even a ping
+        note("frozen")
+        if os.path.exists(path := options.get("dies-on", "/")):
+            os.remove(path)
+            time.sleep(600)
     if name.startswith("die") and os.path.exists(path := options.get("dies-on", "/")):
         if path != "/":
             os.remove(path)
@@ -98,10 +138,22 @@ if "garbage" in options:
     print("Welcome to the server!\n{not json", flush=True)
 for line in sys.stdin:
     message = json.loads(line)
+    if "id" not in message:
+        note(message["method"])
     if "id" not in message or "silent" in options:
         continue
     if message["method"] == "tools/call" and message["params"]["name"] == "hang":
+        note("hangs")
         continue
+    if message["method"] == "tools/call" and message["params"]["name"] == "progress":
+        token = message["params"]["_meta"]["progressToken"]
+        for step in range(5):
+            time.sleep(0.15)
+            params = {"progressToken": token, "progress": step}
+            print(
+                json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}),
+                flush=True,
+            )
     reply: dict[str, object] = {"jsonrpc": "2.0", "id": message["id"]}
     try:
         reply["result"] = answer(message["method"], message.get("params") or {})

@@ -1,4 +1,4 @@
-"""A server made with the SDK: `sdk_server.py stdio|streamable-http|sse`; over HTTP on a free port."""
+"""A server made with the SDK: `sdk_server.py stdio|streamable-http|sse [PORT]`; over HTTP on a free port if none is given."""
 
 from __future__ import annotations
 
@@ -58,10 +58,38 @@ def crash() -> str:
     os._exit(3)
 
 
+@server.tool()
+async def grow(ctx: Context) -> str:
+    """Adds a tool."""
+
+    def grown() -> str:
+        """Was not there at first."""
+        return "grown"
+
+    server.add_tool(grown)
+    await ctx.notify_tools_changed()  # to subscribers, since 2026-07-28
+    if ctx.request_context.protocol_version < "2026-07-28":
+        await ctx.session.send_tool_list_changed()
+    return "grew"
+
+
+@server.tool()
+async def patient(seconds: float) -> str:
+    """Says on stderr that it was cancelled."""
+    print("patient began", file=sys.stderr, flush=True)
+    try:
+        await anyio.sleep(seconds)
+    except anyio.get_cancelled_exc_class():
+        print("patient was cancelled", file=sys.stderr, flush=True)
+        raise
+    return "done"
+
+
 kind = sys.argv[1]
+port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 if kind == "stdio":
     server.run()
 elif kind == "sse":
-    server.run("sse", port=0)
+    server.run("sse", port=port)
 else:
-    server.run("streamable-http", port=0)
+    server.run("streamable-http", port=port)

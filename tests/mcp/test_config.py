@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
 from agentkit.mcp import ServerSpec, load_config
+from agentkit.mcp.config import open_config, user_config
+from agentkit.mcp.documents import line_of
+from agentkit.mcp.imports import entry_of, secrets_in, shown
+from agentkit.mcp.inputs import Input
 
 CONFIGS = Path(__file__).parents[2] / "mcp_configs"
 
@@ -59,6 +63,10 @@ def test_both_forms_comments_and_trailing_commas_are_read(tmp_path: Path) -> Non
         ({"url": "http://h/x", "type": "streamableHttp"}, "http"),
         ({"url": "http://h/x", "transportType": "streamable_http"}, "http"),
         ({"command": "x", "url": "http://h/x", "type": "http"}, "http"),
+        ({"command": ["x", "y"], "type": "local"}, "stdio"),
+        ({"cmd": "x"}, "stdio"),
+        ({"transport": {"type": "streamable-http", "url": "http://h/x"}}, "http"),
+        ({"type": "remote", "url": "http://h/x"}, "http"),
     ],
 )
 def test_the_transport_is_what_each_client_would_take(entry: dict[str, Any], transport: str) -> None:
@@ -123,9 +131,9 @@ def test_relative_paths_are_relative_to_the_config_file(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_warned_about_and_harmless_ones_are_not(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        one(command="x", autoApprove=["a"], comand="y", envFile=".env")
+        one(command="x", description="a", comand="y", gallery=True, sandbox={})
     assert [record.getMessage() for record in caplog.records] == [
-        "MCP config: server 's': not used: comand, envFile"
+        "MCP config: server 's': not used: comand, sandbox"
     ]
 
 
@@ -169,13 +177,17 @@ def test_a_directory_is_not_a_config(tmp_path: Path) -> None:
         ({}, "has neither 'command' (a program to start) nor 'url' (a server to reach)"),
         ({"command": "x", "url": "http://h"}, "has both 'command' and 'url'"),
         ({"command": ""}, "'command' is empty"),
-        ({"command": ["x"]}, "'command' must be a string, not a list"),
+        ({"command": [7]}, "'command' must be a string, not the number 7"),
+        ({"command": []}, "'command' must be a string, not a list"),
         ({"command": "x", "args": "a b"}, "'args' must be a list of strings, not a string"),
         ({"command": "x", "args": [[]]}, "'args' must hold strings, not a list"),
         ({"command": "x", "env": ["A=1"]}, "'env' must be an object of strings, not a list"),
         ({"command": "x", "env": {"A": {}}}, "'env.A' must hold strings, not an object"),
         ({"command": "x", "env": {"A": "${NOT_SET}"}}, "'env.A' needs the environment variable NOT_SET"),
-        ({"command": "x", "args": ["${input:key}"]}, "'args' has '${input:key}', which is not understood"),
+        ({"command": "x", "args": ["${file:key}"]}, "'args' has '${file:key}', which is not understood"),
+        ({"command": "x", "envFile": "/no/such"}, "'envFile' /no/such cannot be read: No such file"),
+        ({"command": "x", "env_vars": ["A B"]}, "'env_vars' must be a list of names of variables"),
+        ({"command": "x", "tools": {"t": {"enabled": 1}}}, "'enabled' must be true or false"),
         ({"command": "x", "type": "http"}, "'url' is missing, and 'type' is 'http'"),
         ({"url": "http://h", "type": "stdio"}, "'command' is missing, and 'type' is 'stdio'"),
         ({"url": "http://h", "type": "ws"}, "'type' is 'ws'; known are stdio, http and sse"),
@@ -194,6 +206,388 @@ def test_a_wrong_server_is_named_with_its_key(entry: Any, message: str) -> None:
     assert str(error.value).startswith("MCP config: server 'bad': ") and message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"mcpServers": {"s": {"command": "x"}}},
+        {"servers": {"s": {"type": "stdio", "command": "x"}}, "inputs": []},
+        {"mcp_servers": {"s": {"command": "x"}}},
+        {"context_servers": {"s": {"source": "custom", "command": "x"}}},
+        {"context_servers": {"s": {"command": {"path": "x", "args": []}}}},
+        {"mcp": {"servers": {"s": {"command": "x"}}}},
+        {"mcp": {"s": {"type": "local", "command": ["x"], "enabled": True}}, "theme": "dark"},
+        {"mcpServers": [{"name": "s", "command": "x"}]},
+        {"experimental": {"modelContextProtocolServers": [{"name": "s", "transport": {"command": "x"}}]}},
+        {"s": {"command": "x"}},
+    ],
+)
+def test_every_clients_form_says_the_same(config: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    [spec] = load_config(config)
+    assert spec == ServerSpec("s", command="x") and not caplog.records
+
+
+def test_toml_and_yaml_are_read_and_their_errors_placed(tmp_path: Path) -> None:
+    toml = tmp_path / "config.toml"
+    toml.write_text("""model = "x"
+[mcp_servers.a]
+command = "x"
+env = {K = "v"}
+startup_timeout_sec = 20
+[mcp_servers.a.tools.search]
+approval_mode = "approve"
+[mcp_servers.b]
+url = "http://h/mcp"
+enabled = false
+""")
+    a, b = load_config(toml)
+    assert (a.command, a.env, a.startup_timeout, a.approve) == ("x", {"K": "v"}, 20, ("search",))
+    assert b.disabled
+    pytest.importorskip("yaml")
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text("mcpServers:\n  - name: a\n    command: x\n  - name: b\n    args: 7\n    command: x\n")
+    with pytest.raises(ConfigError, match=r"config.yaml, line 5: server 'b': 'args' must be a list"):
+        load_config(yaml)
+    yaml.write_text("a: [\n")
+    with pytest.raises(ConfigError, match=r"config.yaml, line 2, column 1: not valid YAML"):
+        load_config(yaml)
+    toml.write_text("a = \n")
+    with pytest.raises(ConfigError, match="not valid TOML: .* line 1"):
+        load_config(toml)
+
+
+def test_of_two_servers_of_one_name_the_later_wins(tmp_path: Path) -> None:
+    file = tmp_path / "mcp.json"
+    file.write_text('{"mcpServers": {"b": {"command": "from-file"}, "c": {"command": "c"}}}')
+    mapping = {"mcpServers": {"a": {"command": "a"}, "b": {"command": "b"}}}
+    specs = load_config(mapping, file, ServerSpec("c", url="http://h"))
+    assert [(s.name, s.command or s.url) for s in specs] == [
+        ("a", "a"),
+        ("b", "from-file"),
+        ("c", "http://h"),
+    ]
+    assert [s.origin for s in specs] == ["MCP config", str(file), ""]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line", "message"),
+    [
+        (
+            '"command": "x",\n"args": ["a",\n"${NOT_SET_ANYWHERE}"]',
+            7,
+            "'args' needs the environment variable",
+        ),
+        ('"command": "x",\n"env": {"A": "1", // ok\n"B": {}}', 7, "'env.B' must hold strings"),
+        ('"comm": "x"', 4, "has neither 'command'"),
+        ('"command": "x", /* why\nnot */ "type":\n"ws"', 6, "'type' is 'ws'"),
+        (
+            '"command": "x",\n"tools": {"include": [],\n"exclude": 7}',
+            7,
+            "'exclude' must be a list of strings",
+        ),
+        ('"command": "x",\n"timeout": "1"', 6, "'timeout' must be a positive number"),
+    ],
+)
+def test_an_error_names_the_file_the_line_and_the_key(
+    tmp_path: Path, settings: str, line: int, message: str
+) -> None:
+    file = tmp_path / "mcp.json"
+    file.write_text(
+        f'{{"theme": "command",\n"mcpServers": {{\n"other": {{"command": "args"}},\n"s": {{\n{settings}\n}},\n}}}}'
+    )
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert str(error.value).startswith(f"{file}, line {line}: server 's': {message}")
+
+
+VSCODE = """{
+  "inputs": [
+    {"type": "promptString", "id": "api-key", "description": "API key", "password": true},
+    {"type": "pickString", "id": "zone", "options": ["eu", {"label": "US", "value": "us"}], "default": "eu"},
+    {"type": "promptString", "id": "org", "default": "me"},
+  ],
+  "servers": {
+    "a": {"command": "x", "args": ["${input:org}"], "env": {"KEY": "${input:api-key}"}},
+    "b": {"url": "http://h/${input:zone}", "headers": {"Authorization": "Bearer ${input:api-key}"}},
+  },
+}"""
+
+
+def test_an_input_is_asked_once_for_all_servers_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mcp.json"
+    file.write_text(VSCODE)
+    asked: list[Input] = []
+
+    def ask(question: Input) -> str | None:
+        asked.append(question)
+        return {"api-key": "s3cret", "zone": "us"}.get(question.id)
+
+    a, b = load_config(file, ask=ask)
+    assert a.args == ("me",) and a.env == {"KEY": "s3cret"}
+    assert b.url == "http://h/us" and b.headers == {"Authorization": "Bearer s3cret"}
+    assert "s3cret" not in repr((a, b))
+    assert sorted(asked, key=lambda i: i.id) == [
+        Input("api-key", "API key", password=True),
+        Input("org", default="me"),
+        Input("zone", default="eu", options=("eu", "us")),
+    ]
+
+
+def test_without_a_terminal_the_error_names_the_input_and_what_answers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mcp.json"
+    file.write_text(VSCODE)
+
+    def nobody(question: Input) -> None:
+        return None
+
+    with pytest.raises(ConfigError) as error:
+        load_config(file, ask=nobody)
+    assert str(error.value) == (
+        f"{file}, line 8: server 'a': 'env.KEY' needs the input 'api-key' (API key);"
+        " answer it by setting AGENTKIT_INPUT_API_KEY"
+    )
+    monkeypatch.setenv("AGENTKIT_INPUT_API_KEY", "k")
+    a, b = load_config(file, ask=nobody)
+    assert (a.args, a.env["KEY"], b.url) == (("me",), "k", "http://h/eu")
+    monkeypatch.setenv("AGENTKIT_INPUT_ZONE", "moon")
+    with pytest.raises(
+        ConfigError, match=r"'url' needs the input 'zone' .AGENTKIT_INPUT_ZONE. to be one of eu, us"
+    ):
+        load_config(file, ask=nobody)
+
+
+def test_an_undeclared_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="needs the input 'x', which is not among the file's 'inputs'"):
+        one(command="x", args=["${input:x}"])
+
+
+def test_folders_are_those_of_the_project_that_the_file_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = tmp_path / "project/.vscode/mcp.json"
+    file.parent.mkdir(parents=True)
+    entry = {
+        "command": "./run",
+        "args": ["${workspaceFolder}/a", "${userHome}", "${workspaceFolderBasename}"],
+    }
+    file.write_text(
+        json.dumps({"servers": {"s": entry | {"cwd": "sub", "envFile": "${workspaceFolder}/.env"}}})
+    )
+    project = tmp_path / "project"
+    (project / ".env").write_text("# keys\nexport A=1\nB = 'two words' # why\nC=\"x\\ny\"\nD=d # c\n\n")
+    [spec] = load_config(file)
+    assert spec.args == (f"{project}/a", str(tmp_path / "home"), "project")
+    assert (spec.command, spec.cwd) == (f"{project}/run", f"{project}/sub")
+    assert spec.env == {"A": "1", "B": "two words", "C": "x\ny", "D": "d"}
+    users = tmp_path / "home/.cursor/mcp.json"
+    users.parent.mkdir(parents=True)
+    users.write_text('{"mcpServers": {"s": {"command": "x", "args": ["${workspaceFolder}"]}}}')
+    [spec] = load_config(users)
+    assert spec.args == (os.getcwd(),)
+
+
+def test_env_wins_over_its_file_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "e").write_text("A=1\nB=2\n")
+    assert one(command="x", envFile=str(tmp_path / "e"), env={"B": "3"}).env == {"A": "1", "B": "3"}
+    (tmp_path / "e").write_text("A=1\nwhat is this\n")
+    with pytest.raises(ConfigError, match=r"'envFile' .*/e, line 2, is not NAME=value"):
+        one(command="x", envFile=str(tmp_path / "e"))
+
+
+def test_a_timeout_has_the_unit_of_the_client_whose_file_it_is_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, timeout, seconds in ((".gemini", 500, 0.5), (".roo", 3600, 3600), (".cursor", 30000, 30)):
+        file = tmp_path / folder / ("settings.json" if folder == ".gemini" else "mcp.json")
+        file.parent.mkdir()
+        file.write_text(json.dumps({"mcpServers": {"s": {"command": "x", "timeout": timeout}}}))
+        [spec] = load_config(file)
+        assert spec.tool_timeout == seconds
+    assert len(caplog.records) == 1 and ".cursor" in caplog.text and "taken as milliseconds" in caplog.text
+    assert one(command="x", timeout=0).tool_timeout == 86400
+    assert one(command="x", timeout={"startup": 1500, "request": 2500}).tool_timeout == 2.5
+    assert one(command="x", sse_read_timeout=300).tool_timeout == 300
+    assert one(command="x", connectionTimeout=1500).startup_timeout == 1.5
+
+
+def test_a_url_without_a_type_is_what_its_client_means(tmp_path: Path) -> None:
+    file = tmp_path / ".gemini/settings.json"
+    file.parent.mkdir()
+    servers = {
+        "a": {"url": "http://h/x"},
+        "b": {"httpUrl": "http://h/x"},
+        "c": {"url": "http://h", "type": "http"},
+    }
+    file.write_text(json.dumps({"mcp": {"allowed": []}, "mcpServers": servers}))
+    assert [spec.transport for spec in load_config(file)] == ["sse", "http", "http"]
+
+
+def test_gemini_and_qwen_code_have_bare_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("V", "value")
+    file = tmp_path / ".qwen/settings.json"
+    file.parent.mkdir()
+    file.write_text('{"mcpServers": {"s": {"command": "x", "args": ["$V ${V} $5 $"]}}}')
+    [spec] = load_config(file)
+    assert spec.args == ("value value $5 $",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "approved"),
+    [
+        ({}, ()),
+        ({"autoApprove": ["a", "b"]}, ("a", "b")),
+        ({"alwaysAllow": ["a"], "autoApprove": ["a"]}, ("a",)),
+        ({"autoApprove": True}, ("*",)),
+        ({"trust": True}, ("*",)),
+        ({"trust": False}, ()),
+        ({"default_tools_approval_mode": "approve"}, ("*",)),
+        ({"tools": {"t": {"approval_mode": "approve"}, "u": {"approval_mode": "prompt"}}}, ("t",)),
+    ],
+)
+def test_approval_is_read_in_each_spelling(entry: dict[str, Any], approved: tuple[str, ...]) -> None:
+    assert one(command="x", **entry).approve == approved
+
+
+def test_credentials_are_headers_or_settings_for_oauth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOK", "t")
+    monkeypatch.setenv("KEY", "k")
+
+    def far(**entry: Any) -> tuple[Any, ...]:
+        spec = one(url="http://h", **entry)
+        return dict(spec.headers), spec.auth, spec.scopes
+
+    assert far() == ({}, None, ())
+    assert far(bearer_token_env_var="TOK") == ({"Authorization": "Bearer t"}, None, ())
+    assert far(http_headers={"A": "1"}, env_http_headers={"B": "KEY"}) == ({"A": "1", "B": "k"}, None, ())
+    assert far(auth="oauth") == ({}, {}, ())
+    assert far(auth="${TOK}") == ({"Authorization": "Bearer t"}, None, ())
+    assert far(oauth=False) == ({}, {"enabled": False}, ())
+    oauth = {"clientId": "i", "client_secret": "${KEY}", "callbackPort": 8080, "scopes": "read, write"}
+    assert far(oauth=oauth) == (
+        {},
+        {"client_id": "i", "client_secret": "k", "redirect_port": 8080},
+        ("read", "write"),
+    )
+    assert far(scopes=["a"])[2] == ("a",)
+
+
+def test_variables_are_passed_on_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "1")
+    monkeypatch.delenv("GONE", raising=False)
+    assert one(command="x", env_vars=["HERE", "GONE", {"name": "HERE"}], env={"A": "2"}).env == {
+        "HERE": "1",
+        "A": "2",
+    }
+
+
+def test_a_name_is_a_server_of_the_users_own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with pytest.raises(
+        ConfigError, match="time: there is no such file, and no server of that name in .* none"
+    ):
+        load_config("time")
+    mine = user_config()
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        '{"mcpServers": {"time": {"command": "x", "disabled": true}, "b": {"command": "${NOT_SET}"}}}'
+    )
+    [spec] = load_config("time")  # the other one's variables need not be set
+    assert (spec.name, spec.command, spec.disabled) == ("time", "x", False)
+    with pytest.raises(ConfigError, match="tine: there is no such file, and no server .* which has time, b"):
+        load_config("tine")
+
+
+@pytest.mark.parametrize(
+    ("entry", "keys", "line"),
+    [
+        ({"command": "x", "args": ["-k", "v"], "env": {"HOME": "/h", "API_KEY": "${K}"}}, [], "x -k v"),
+        ({"command": "x", "env": {"API_KEY": "abc", "A": "ghp_x"}}, ["env.API_KEY", "env.A"], "x"),
+        ({"command": "x", "args": ["--token", "abc", "-v"]}, ["args[1]"], "x --token … -v"),
+        ({"command": "x", "args": ["--api-key=abc", "y"]}, ["args[0]"], "x --api-key=… y"),
+        ({"command": "x", "args": ["--token", "${T}", "--author"]}, [], "x --token ${T} --author"),
+        ({"url": "http://u:p@h/x?token=a&b=2"}, ["url"], "http://h/x?…"),
+        ({"url": "${BASE}/x?page=2"}, [], "${BASE}/x?…"),
+        ({"url": "http://h", "headers": {"X": "Bearer abc"}}, ["headers.X"], "http://h"),
+        (
+            {"url": "http://h", "oauth": {"client_id": "i", "client_secret": "s"}},
+            ["oauth.client_secret"],
+            "http://h",
+        ),
+    ],
+)
+def test_secrets_in_the_clear_are_noticed_and_never_shown(
+    entry: dict[str, Any], keys: list[str], line: str
+) -> None:
+    assert (secrets_in(entry), shown(entry)) == (keys, line)
+
+
+LOADED: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"command": st.sampled_from(["x", "/bin/x", "${V}/x"])},
+    optional={
+        "args": st.lists(
+            st.sampled_from(["a", "${V}", "${V:-d}", "${input:i}", "", "${userHome}"]), max_size=3
+        ),
+        "env": st.dictionaries(st.sampled_from("AB"), st.sampled_from(["1", "${V}"])),
+        "cwd": st.just("/tmp"),
+        "timeout": st.integers(1, 999),
+        "startup_timeout": st.floats(0.5, 99),
+        "tools": st.lists(st.sampled_from(["a*", "b"])),
+        "disabledTools": st.lists(st.sampled_from(["a*", "b"])),
+        "alwaysAllow": st.lists(st.sampled_from(["a*", "b"])),
+        "oauth": st.sampled_from([{"clientId": "x", "scopes": "a b"}, False, {}]),
+        "mode": st.just("legacy"),
+        "lazy": st.booleans(),
+        "sampling": st.booleans(),
+        "log": st.just("/tmp/log"),
+        "idle_timeout": st.integers(1, 99),
+    },
+)
+
+
+@given(LOADED)
+def test_settings_taken_over_mean_what_they_meant(entry: dict[str, Any]) -> None:
+    config = {"mcpServers": {"s": entry}, "inputs": [{"id": "i", "default": "answer"}]}
+    file = open_config(config)
+    again = {**config, "mcpServers": {"s": entry_of(file.spec("s", None))}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("V", "/value")
+        before, after = load_config(config, ask=lambda i: None), load_config(again, ask=lambda i: None)
+    assert before == after
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON, min_size=1, max_size=3))
+def test_the_line_of_every_value_is_found(values: dict[str, Any]) -> None:
+    lines: dict[tuple[Any, ...], int] = {}
+    number = 1
+
+    def write(value: Any, keys: tuple[Any, ...]) -> str:
+        """JSON with each value on a line of its own, remembering which."""
+        nonlocal number
+        if isinstance(value, list | dict):
+            items = enumerate(value) if isinstance(value, list) else value.items()
+            text = "[" if isinstance(value, list) else "{"
+            for position, (key, item) in enumerate(items):
+                number += 1
+                lines[(*keys, key)] = number
+                name = f"{json.dumps(key)}: " if isinstance(value, dict) else ""
+                text += ("," if position else "") + f" // {{\n{name}" + write(item, (*keys, key))
+            return text + ("]" if isinstance(value, list) else "}")
+        return json.dumps(value)
+
+    text = write(values, ())
+    assert {keys: line_of(text, keys) for keys in lines} == lines
+
+
 KEYS = (
     "command",
     "args",
@@ -206,6 +600,12 @@ KEYS = (
     "timeout",
     "disabled",
     "mode",
+    "oauth",
+    "envFile",
+    "env_vars",
+    "transport",
+    "autoApprove",
+    "scopes",
     "x",
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -215,7 +615,18 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(
-        ["stdio", "http", "${X}", "${X:-", "${X:-d}", "~nobody/x", "http://h:99999", "a\0b", "${}"]
+        [
+            "stdio",
+            "http",
+            "${X}",
+            "${X:-",
+            "${X:-d}",
+            "~nobody/x",
+            "http://h:99999",
+            "a\0b",
+            "${}",
+            "${input:x}",
+        ]
     ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
@@ -225,7 +636,9 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES), st.booleans())
 def test_a_config_is_loaded_or_refused_with_a_config_error(entry: dict[str, Any], starts: bool) -> None:
     try:
-        [spec] = load_config({"mcpServers": {"s": {"command": "x", **entry} if starts else entry}})
+        [spec] = load_config(
+            {"mcpServers": {"s": {"command": "x", **entry} if starts else entry}}, ask=lambda i: None
+        )
     except ConfigError as exc:
         assert str(exc).startswith("MCP config: server 's'")
     else:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from agentkit.mcp import MCPServers, ServerSpec
-from agentkit.mcp.connection import GUARD
+from agentkit.mcp.transport import GUARD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux")
 RAW = str(Path(__file__).with_name("raw_server.py"))

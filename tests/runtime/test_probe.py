@@ -21,7 +21,7 @@ from agentkit.runtime.engine import Request
 from agentkit.runtime.openai_compatible import OpenAICompatible
 from agentkit.runtime.probe import CHECKS, Finding, Report, probe_server, suggest_protocol
 
-from .fake_server import KEY, MODEL, fake_server  # type: ignore[import-not-found]  # beside this file
+from .fake_server import KEY, MODEL, fake_server  # beside this file
 
 pytestmark = pytest.mark.anyio
 
