@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.e2e  # each test starts many processes
+
 COMMAND = str(Path(sys.executable).with_name("agentkit"))
 
 

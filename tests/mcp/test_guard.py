@@ -17,7 +17,10 @@ import pytest
 from agentkit.mcp import MCPServers, ServerSpec
 from agentkit.mcp.transport import GUARD
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux"),
+]
 RAW = str(Path(__file__).with_name("raw_server.py"))
 
 HOST = f"""

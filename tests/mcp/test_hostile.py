@@ -23,7 +23,7 @@ from agentkit.mcp.screen import Safety
 from agentkit.messages import ToolResult
 from agentkit.testing import ScriptedEngine
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 HERE = Path(__file__).parent
 VICES: dict[str, str] = runpy.run_path(str(HERE / "hostile_server.py"))["VICES"]
 SHORT = 1.0  # seconds: the timeout of what will never be answered

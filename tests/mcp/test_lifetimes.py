@@ -27,7 +27,7 @@ from agentkit.mcp.logs import log_path
 from agentkit.mcp.screen import Safety
 from agentkit.tools import Tool
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 HERE = Path(__file__).parent
 RAW = str(HERE / "raw_server.py")
 SDK = str(HERE / "sdk_server.py")

@@ -36,7 +36,7 @@ from agentkit.mcp import MCPServers, ServerSpec
 from agentkit.mcp.oauth import auth_for, forget, token_path
 from agentkit.tools import Tool
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 
 from agentkit.mcp import MCPServers, ServerSpec
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 SERVED = str(Path(__file__).with_name("served.py"))
 AGENTKIT = ("-c", "from agentkit.cli import main; main()", "mcp", "serve")
 

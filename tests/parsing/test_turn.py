@@ -263,6 +263,7 @@ def test_nothing_makes_it_raise(content: str, reasoning: str, calls: list[dict[s
     assert len(ids) == len(set(ids)) and all(ids)
 
 
+@pytest.mark.e2e  # seconds of a busy processor
 @pytest.mark.parametrize("size", [1, 4096])
 @pytest.mark.parametrize(
     "shard",

@@ -26,7 +26,7 @@ from agentkit.runtime.local import Local, choose, engine_for
 from agentkit.runtime.server import ServerCommand, hosted, running, stop
 from agentkit.runtime.vllm import Vllm
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 AGENTKIT = str(Path(sys.executable).with_name("agentkit"))
 
 # A `vllm` that loads as vLLM does (engine and worker processes, the log's words), and answers "pong".
