@@ -15,6 +15,7 @@ from agentkit.errors import (
 )
 from agentkit.messages import Artifact, Message, ToolCall, ToolResult, Usage
 from agentkit.planner import Limits, React
+from agentkit.progress import report_progress
 from agentkit.runtime.engine import Engine, ModelSettings
 from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, tool
 
@@ -45,6 +46,7 @@ __all__ = [
     "Toolset",
     "UnknownTool",
     "Usage",
+    "report_progress",
     "tool",
 ]
 __version__ = "0.1.0"

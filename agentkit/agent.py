@@ -20,8 +20,9 @@ from agentkit.loop import Emit, Loop
 from agentkit.messages import Message, from_chat, user
 from agentkit.planner import Limits, Planner, React, Step
 from agentkit.result import OutputT, RunResult, Stopped
-from agentkit.runtime.engine import Engine, ModelSettings
+from agentkit.runtime.engine import Counting, Engine, ModelSettings
 from agentkit.runtime.presets import soft_switch
+from agentkit.toolbox import Toolbox, budget_for
 from agentkit.tools import AsksModel, Tool, ToolRegistry, Toolset, function_tool
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
@@ -135,8 +136,10 @@ class Agent(Generic[OutputT]):
             raise RuntimeError("the agent is not open; use `async with agent:`")
         tools = self.open_tools
         messages = self.planner.start(_conversation(task), self._instructions, tools)
-        request = self.planner.request(messages, tools, self.settings, Step(1, ""))
-        return await measure(self._opened.engine, request)
+        engine = self._opened.engine
+        budget = budget_for(await engine.context_length() if isinstance(engine, Counting) else None)
+        shown = Toolbox(tools, budget, messages[-1].text).shown()
+        return await measure(engine, self.planner.request(messages, shown, self.settings, Step(1, "")))
 
     def run_sync(self, task: Task) -> RunResult[OutputT]:
         """`run` for programs that are not async."""

@@ -34,7 +34,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "result": LOW,
     "loop": LOW
     | {"calling", "context", "parsing", "planner", "progress", "result", "runtime", "toolbox", "tools"},
-    "agent": LOW | {"context", "loop", "mcp", "planner", "result", "runtime", "schema", "tools"},
+    "agent": LOW | {"context", "loop", "mcp", "planner", "result", "runtime", "schema", "toolbox", "tools"},
     "testing": LOW | {"runtime"},
     "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
 }

@@ -12,6 +12,7 @@ import click
 
 from agentkit.cli.show import Show
 from agentkit.mcp.host import Asked, Host, Question, wrong
+from agentkit.mcp.pins import ask_on_terminal
 
 __all__ = ["Form", "line_asker", "read_value", "terminal_host"]
 
@@ -25,7 +26,7 @@ def terminal_host(show: Show) -> Host:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return Host()
     form = Form(line_asker(), lambda: show.__exit__(None, None, None))
-    return Host(elicit=form.elicit, approve=form.approve)
+    return Host(elicit=form.elicit, approve=form.approve, approve_tools=ask_on_terminal)
 
 
 def line_asker() -> AskLine:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from agentkit.mcp.config import ServerSpec, load_config
+from agentkit.mcp.host import Host
+from agentkit.mcp.screen import Safety
 from agentkit.mcp.servers import MCPServers, ServerReport, check
 
-__all__ = ["MCPServers", "ServerReport", "ServerSpec", "check", "load_config"]
+__all__ = ["Host", "MCPServers", "Safety", "ServerReport", "ServerSpec", "check", "load_config"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mcp.shared.dispatcher import ProgressFnT
 
     from agentkit.mcp.config import ServerSpec
+    from agentkit.mcp.pins import ToolChange
 
 __all__ = [
     "Answered",
@@ -134,6 +135,7 @@ class Host:
     one answer has, `token_budget` what one server may use up, prompts included.
     `elicit` puts a server's question to the user: it returns the values, "decline" or "cancel" (for a URL, {} as
     the user agrees to visit it). Without it every question is declined.
+    `approve_tools` is asked when a server has changed tools since they were first seen; without it those are not offered.
     `roots` are the folders that servers are told to work in, or a function that returns them.
     `on_progress` and `on_log` are told what servers report; log lines go to the logger
     "agentkit.mcp.server.<name>" as well, from `log_level` on.
@@ -142,6 +144,7 @@ class Host:
     sample: Sample | None = None
     approve: Approve | None = None
     elicit: Elicit | None = None
+    approve_tools: Callable[[str, Sequence[ToolChange]], Awaitable[bool]] | None = None
     roots: Paths | Callable[[], Paths] = ()
     on_progress: Callable[[Progress], None] | None = None
     on_log: Callable[[LogLine], None] | None = None

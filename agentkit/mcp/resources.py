@@ -254,6 +254,7 @@ def resource_tools(servers: Sequence[Connection], see: Filter | None = None) -> 
                 },
             },
             list_,
+            source="resources",
         ),
         Tool(
             "read_resource",
@@ -271,6 +272,7 @@ def resource_tools(servers: Sequence[Connection], see: Filter | None = None) -> 
                 "required": ["uri"],
             },
             read,
+            source="resources",
         ),
     ]
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -82,7 +82,10 @@ class MCPServers:
     async def open(self, notify: Notify) -> AsyncGenerator[Sequence[Tool]]:
         """Start the servers that are needed at once; all that were started end when the body does."""
         tools: list[Tool] = []
-        with Screen(self.safety, notify, tools) as screen:
+        safety = self.safety
+        if safety.approve is None:
+            safety = replace(safety, approve=self.host.approve_tools)
+        with Screen(safety, notify, tools) as screen:
             offer = _Offer(screen, tools)
             connecting = _connections(
                 self.specs, notify, offer.update, self.host, self.on_redirect, eager=self.eager
