@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -58,7 +58,7 @@ class Loop:
     async def run(self, start: Sequence[Message]) -> RunResult[Any]:
         """Ask, read, call, until there is an answer or a limit is reached."""
         limits = self.limits
-        run, talk = _Progress(secrets.token_hex(8)), Conversation(start)
+        run, talk = _Progress(os.urandom(8).hex()), Conversation(start)
         task = next((m.text for m in reversed(start) if m.role == "user"), "")
         box = Toolbox(tuple(self.tools().values()), await self._budget(), task)
 
