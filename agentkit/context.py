@@ -73,9 +73,11 @@ class Conversation:
         if usage.input_tokens:
             self._known, self._known_until = usage.total_tokens, len(self.shown) + 1
 
-    async def fit(self, engine: Engine, ask: Ask) -> list[str]:
-        """Make the next request fit, if the engine can tell how long it is and may be; says what had to be cut."""
-        request = ask(self.shown)
+    async def fit(self, engine: Engine, request: Request, ask: Ask) -> list[str]:
+        """Make *request* fit, if the engine can tell how long it is and may be.
+
+        Says what had to be cut; `ask` then makes the request anew of what is shown now.
+        """
         at_most = self._at_most(request)
         if at_most < _ALWAYS_FITS or not isinstance(engine, Counting) or not await self.learn_limit(engine):
             return []
@@ -178,9 +180,7 @@ class Conversation:
             kept = self.shown[first]
             self.shown[first] = replace(kept, parts=(Text(note), *kept.parts))
         if freed < tokens and results:  # the newest result, as much of it as there is room for
-            last = (
-                len(self.shown) - 1 - next(n for n, m in enumerate(reversed(self.shown)) if m.role == "tool")
-            )
+            last = max(i for i, m in enumerate(self.shown) if m.role == "tool")
             longest = max((len(r.content) for r in self.shown[last].results), default=0)
             keep = longest - int((tokens - freed) * self._bytes_per_token)
             freed, shortened = self._shorten(last, max(_SHORT, min(keep, longest // 2)), freed, shortened)

@@ -139,9 +139,11 @@ class Loop:
             return replace(made, settings=settings)
 
         while True:
-            for text in await talk.fit(engine, request):
-                await emit(Notice(text))
             asked = request(talk.shown)
+            if cut := await talk.fit(engine, asked, request):
+                for text in cut:
+                    await emit(Notice(text))
+                asked = request(talk.shown)
             if (
                 asked.settings.max_tokens is None
                 and thinks(model(), asked.settings) is not None

@@ -148,7 +148,7 @@ async def test_whatever_is_cut_the_current_request_stays_and_calls_keep_their_re
             messages.append(user(text) if kind == "user" else assistant(text))
     talk = Conversation(messages)
     engine = Small([], context)
-    await talk.fit(engine, lambda shown: Request(tuple(shown)))
+    await talk.fit(engine, Request(tuple(messages)), lambda shown: Request(tuple(shown)))
     shown = talk.shown
     assert talk.messages == messages and shown[0] == messages[0]
     last = next(m for m in reversed(messages) if m.role == "user")
