@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
+from agentkit.runtime.servers import error_value
+
 __all__ = ["Answer", "Call", "Finding", "State", "as_object", "error_text", "read_stream", "read_whole"]
 
 State: TypeAlias = Literal["ok", "warn", "missing", "unknown"]
@@ -388,14 +390,7 @@ def as_object(content: bytes) -> dict[str, Any] | None:
 
 def error_text(content: bytes) -> str:
     """The readable part of an error."""
-    text = content.decode("utf-8", "replace").strip()
-    try:
-        value: Any = json.loads(text)
-    except ValueError:
-        value = text
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
+    value = error_value(content)
     said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return (
         "a web page" if said.lstrip().startswith("<") else " ".join(said.split())[:200] or "no reason given"

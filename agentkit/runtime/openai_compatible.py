@@ -572,14 +572,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 def _message(content: bytes) -> str:
     """The readable part of an error body: JSON in one of the usual shapes, or the first words of whatever it is."""
-    text = content.decode("utf-8", "replace").strip()
-    try:
-        value: Any = json.loads(text)
-    except ValueError:
-        value = text
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
+    value = servers.error_value(content)
     said = value if isinstance(value, str) else json.dumps(value)
     if said.lstrip().startswith("<"):
         said = "a web page"

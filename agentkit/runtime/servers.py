@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "ServerKind",
     "context_length",
     "count_tokens",
+    "error_value",
     "kind_listed",
     "recognise",
     "request_fields",
@@ -102,6 +104,19 @@ _OWNERS = {
     "organization_owner": "lmstudio",
 }
 _ASKING = 10.0  # seconds; these requests are answered at once or not at all
+
+
+def error_value(content: bytes) -> Any:
+    """What the body of a refusal says: dug out of JSON in one of the usual shapes, or the text that it is."""
+    text = content.decode("utf-8", "replace").strip()
+    try:
+        value: Any = json.loads(text)
+    except ValueError:
+        value = text
+    for key in ("error", "message", "detail"):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+    return value
 
 
 def root(base_url: str) -> str:
@@ -274,7 +289,6 @@ async def _post(
     body: bytes | Mapping[str, Any],
     timeout: float = 60.0,
 ) -> httpx2.Response | None:
-    import json
 
     import httpx2
 
