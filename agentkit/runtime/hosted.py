@@ -118,6 +118,19 @@ class ServerOptions:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
+    def served(self) -> dict[str, str | int | None]:
+        """The options that say as what and where it is served, which vLLM and SGLang spell alike."""
+        return {"--served-model-name": self.name, "--host": "127.0.0.1", "--port": "{port}"}
+
+    def loaded(self) -> dict[str, str | int | None]:
+        """Those of them that say how the weights are loaded, where they were asked for."""
+        asked = {
+            "--dtype": self.dtype,
+            "--quantization": self.quantization,
+            "--chat-template": self.chat_template,
+        }
+        return {option: value for option, value in asked.items() if value}
+
     def parallel(self, gpus: int) -> int:
         """Among how many GPUs the model is divided: a power of two divides what its layers have."""
         return self.tensor_parallel or (1 << gpus.bit_length() - 1 if gpus else 1)

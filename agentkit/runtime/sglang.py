@@ -43,11 +43,7 @@ def sglang_command(options: ServerOptions, sglang: Installation, gpus: int) -> S
         launcher: tuple[str, ...] = (sglang.program, "-m", "sglang.launch_server")
     else:
         launcher = (sglang.program, "serve")
-    ours: dict[str, str | int | None] = {
-        "--served-model-name": options.name,
-        "--host": "127.0.0.1",
-        "--port": "{port}",
-    }
+    ours = options.served()
     if options.context is not None:
         ours["--context-length"] = options.context
     factor = yarn_factor(options.name, family, options.context)
@@ -57,12 +53,7 @@ def sglang_command(options: ServerOptions, sglang: Installation, gpus: int) -> S
         ours["--json-model-override-args"] = json.dumps({**longest, "rope_scaling": yarn})
     if options.parallel(gpus) > 1:
         ours["--tp-size"] = options.parallel(gpus)
-    if options.dtype:
-        ours["--dtype"] = options.dtype
-    if options.quantization:
-        ours["--quantization"] = options.quantization
-    if options.chat_template:
-        ours["--chat-template"] = options.chat_template
+    ours |= options.loaded()
     calls = thoughts = ""
     if family and family.calls == "json":
         calls = "qwen25"

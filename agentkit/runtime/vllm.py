@@ -65,11 +65,7 @@ def vllm_command(options: ServerOptions, vllm: Installation, gpus: int) -> Serve
         launcher = (vllm.program, "-m", "vllm.entrypoints.cli.main", "serve")
     else:
         launcher = (vllm.program, "serve")
-    ours: dict[str, str | int | None] = {
-        "--served-model-name": options.name,
-        "--host": "127.0.0.1",
-        "--port": "{port}",
-    }
+    ours = options.served()
     if options.context is not None:
         ours["--max-model-len"] = options.context
     elif version >= (0, 14):
@@ -85,12 +81,7 @@ def vllm_command(options: ServerOptions, vllm: Installation, gpus: int) -> Serve
             ours["--hf-overrides"] = json.dumps({**longest, "rope_parameters": yarn})
     if options.parallel(gpus) > 1:
         ours["--tensor-parallel-size"] = options.parallel(gpus)
-    if options.dtype:
-        ours["--dtype"] = options.dtype
-    if options.quantization:
-        ours["--quantization"] = options.quantization
-    if options.chat_template:
-        ours["--chat-template"] = options.chat_template
+    ours |= options.loaded()
     calls = _tool_parser(family, version) if options.tool_parser is None else options.tool_parser
     if calls:
         ours["--tool-call-parser"] = calls

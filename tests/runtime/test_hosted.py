@@ -6,11 +6,9 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from agentkit.runtime import connect
 from agentkit.runtime.engine import Request
 from agentkit.runtime.installed import Installation, find_installation, gpus
 from agentkit.runtime.local import Local, choose, engine_for
-from agentkit.runtime.server import ServerCommand, hosted, running, stop
+from agentkit.runtime.server import ServerCommand, hosted, running
 from agentkit.runtime.vllm import Vllm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -89,16 +87,8 @@ class Place:
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    path = Path(tempfile.mkdtemp(prefix="ak"))  # short, for the sake of the sockets' addresses
-    for name, variable in (
-        ("run", "XDG_RUNTIME_DIR"),
-        ("state", "XDG_STATE_HOME"),
-        ("cache", "XDG_CACHE_HOME"),
-    ):
-        (path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(variable, str(path / name))
-    place = Place(path)
+def place(short_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    place = Place(short_home)
     place.vllm.parent.mkdir()
     place.vllm.write_text(FAKE % {"python": sys.executable})
     place.vllm.chmod(0o755)
@@ -107,13 +97,11 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     (place.weights / "model.safetensors").touch()
     monkeypatch.setenv("AGENTKIT_VLLM", str(place.vllm))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(short_home / "hub"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus.cache_clear()
     yield place
-    stop()
     gpus.cache_clear()
-    shutil.rmtree(path)
 
 
 def is_gone(pid: int, within: float = 10.0) -> bool:

@@ -11,13 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,19 +110,9 @@ class Place:
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    path = Path(tempfile.mkdtemp(prefix="ak"))  # short, for the sake of the sockets' addresses
-    for name, variable in (
-        ("run", "XDG_RUNTIME_DIR"),
-        ("state", "XDG_STATE_HOME"),
-        ("cache", "XDG_CACHE_HOME"),
-    ):
-        (path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(variable, str(path / name))
-    (path / "server.py").write_text(SERVER)
-    yield Place(path)
-    stop()
-    shutil.rmtree(path)
+def place(short_home: Path) -> Place:
+    (short_home / "server.py").write_text(SERVER)
+    return Place(short_home)
 
 
 def get(url: str, key: str = "") -> int:
