@@ -22,6 +22,7 @@ from agentkit.planner import Limits, Planner, React, Step
 from agentkit.result import OutputT, RunResult, Stopped
 from agentkit.runtime.engine import Counting, Engine, ModelSettings
 from agentkit.runtime.presets import soft_switch
+from agentkit.sharing import sharing
 from agentkit.toolbox import Toolbox, budget_for
 from agentkit.tools import AsksModel, Tool, ToolRegistry, Toolset, function_tool
 
@@ -177,8 +178,9 @@ class Agent(Generic[OutputT]):
                 await emit(Notice(text))
             tools = list(opened.tools)
             late: list[str] = []
-            for toolset in opened.per_run:
-                tools.append(await stack.enter_async_context(toolset.open(late.append)))
+            with sharing(stack):
+                for toolset in opened.per_run:
+                    tools.append(await stack.enter_async_context(toolset.open(late.append)))
             for text in late:
                 await emit(Notice(text))
             messages, named = _conversation(task), _ByName(tools)
@@ -211,12 +213,13 @@ class Agent(Generic[OutputT]):
                     engine = await stack.enter_async_context(cast("Any", engine))
                 tools: list[Sequence[Tool]] = []
                 toolsets: list[Toolset] = []
-                for t in self._tools:
-                    if isinstance(t, Tool):
-                        tools.append((t,))
-                    elif t.scope == "agent":
-                        toolsets.append(t.with_model(engine) if isinstance(t, AsksModel) else t)
-                        tools.append(await stack.enter_async_context(toolsets[-1].open(notices.append)))
+                with sharing(stack):
+                    for t in self._tools:
+                        if isinstance(t, Tool):
+                            tools.append((t,))
+                        elif t.scope == "agent":
+                            toolsets.append(t.with_model(engine) if isinstance(t, AsksModel) else t)
+                            tools.append(await stack.enter_async_context(toolsets[-1].open(notices.append)))
                 per_run = [t for t in self._tools if not isinstance(t, Tool) and t.scope == "run"]
                 yield _Open(engine, tools, per_run, toolsets, notices)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, overload, runtime_checkable
@@ -13,7 +13,18 @@ import anyio.to_thread
 from agentkit.errors import ConfigError, UnknownTool
 from agentkit.messages import Artifact
 
-__all__ = ["Notify", "Tool", "ToolOutput", "ToolRegistry", "Toolset", "closest", "tool"]
+__all__ = [
+    "AskUser",
+    "AsksUser",
+    "Effect",
+    "Notify",
+    "Tool",
+    "ToolOutput",
+    "ToolRegistry",
+    "Toolset",
+    "closest",
+    "tool",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,9 @@ class ToolOutput:
     artifacts: tuple[Artifact, ...] = ()
 
 
+# What a call may do besides computing its result: look at what is not in its arguments, change something, overwrite or
+# delete something, run code, reach other machines.
+Effect: TypeAlias = Literal["reads", "writes", "destroys", "executes", "network"]
 Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[ToolOutput]]
 
 
@@ -35,6 +49,7 @@ class Tool:
     `parameters` is the JSON schema of its arguments (an object). `handler` is awaited with the arguments the model
     sent, and checks them itself; it raises `ToolError` to say no. `timeout` is in seconds. `on_error` says what becomes
     of any other exception: "report" tells the model and the run goes on, "raise" ends the run with `ToolCrashed`.
+    `effects` are what a call may do besides answering; None: it does not say.
     A tool made from a function is still that function to Python code: calling it calls the function.
     """
 
@@ -45,6 +60,7 @@ class Tool:
     timeout: float | None = None
     on_error: Literal["report", "raise"] = "report"
     fn: Callable[..., Any] | None = None
+    effects: frozenset[Effect] | None = None
     source: str = ""  # whose words its results are; the model is shown those as data
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,6 +82,17 @@ class AsksModel(Protocol):
     """A toolset whose tools may ask the agent's model: the one that is opened is given it first."""
 
     def with_model(self, engine: Any) -> Toolset: ...
+
+
+# A question and some answers to choose from -> the answer; None: nobody is there, or wants to say.
+AskUser: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str | None]]
+
+
+@runtime_checkable
+class AsksUser(Protocol):
+    """A toolset whose tools may ask the user: the one that is opened is given the agent's `ask_user` first."""
+
+    def with_user(self, ask: AskUser) -> Toolset: ...
 
 
 Notify: TypeAlias = Callable[[str], None]
@@ -94,6 +121,7 @@ def tool(
     description: str | None = None,
     timeout: float | None = None,
     on_error: Literal["report", "raise"] = "report",
+    effects: Iterable[Effect] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     fn: Callable[..., Any] | None = None,
@@ -103,11 +131,13 @@ def tool(
     description: str | None = None,
     timeout: float | None = None,
     on_error: Literal["report", "raise"] = "report",
+    effects: Iterable[Effect] | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a function a tool; its name, docstring and type hints are what the model sees.
 
     The function may be async; a sync one runs in a worker thread. `timeout` is in seconds: a slower call is given up
-    (a thread cannot be stopped, its result is dropped). Raises `ConfigError` for a signature without a JSON schema.
+    (a thread cannot be stopped, its result is dropped). `effects` say what a call may do: () for one that only computes,
+    any of "reads", "writes", "destroys", "executes", "network"; permissions can go by them. Raises `ConfigError` for a signature without a JSON schema.
 
         @tool
         def weather(city: str, days: int = 1) -> str:
@@ -117,7 +147,13 @@ def tool(
 
     def make(fn: Callable[..., Any]) -> Tool:
         return function_tool(
-            fn, names, name=name, description=description, timeout=timeout, on_error=on_error
+            fn,
+            names,
+            name=name,
+            description=description,
+            timeout=timeout,
+            on_error=on_error,
+            effects=effects,
         )
 
     return make if fn is None else make(fn)
@@ -138,6 +174,7 @@ def function_tool(
     description: str | None = None,
     timeout: float | None = None,
     on_error: Literal["report", "raise"] = "report",
+    effects: Iterable[Effect] | None = None,
 ) -> Tool:
     """`tool` without the decorator's look at where it stands: `names` are what annotations may use."""
     from agentkit.schema import (
@@ -159,7 +196,16 @@ def function_tool(
         return value if isinstance(value, ToolOutput) else ToolOutput(to_text(value))
 
     called = name or str(getattr(fn, "__name__", type(fn).__name__))
-    return Tool(called, description or read.description, read.parameters, handler, timeout, on_error, fn)
+    return Tool(
+        called,
+        description or read.description,
+        read.parameters,
+        handler,
+        timeout,
+        on_error,
+        fn,
+        None if effects is None else frozenset(effects),
+    )
 
 
 class ToolRegistry:
