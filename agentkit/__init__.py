@@ -1,5 +1,7 @@
 """Tool-using agents on a local model."""
 
+from typing import TYPE_CHECKING
+
 from agentkit.agent import Agent, Run, RunResult
 from agentkit.errors import (
     AgentkitError,
@@ -19,6 +21,9 @@ from agentkit.progress import report_progress
 from agentkit.runtime.engine import Engine, ModelSettings
 from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, tool
 
+if TYPE_CHECKING:
+    from agentkit.permissions import Permissions
+
 __all__ = [
     "Agent",
     "AgentkitError",
@@ -32,6 +37,7 @@ __all__ = [
     "Message",
     "ModelNotFound",
     "ModelSettings",
+    "Permissions",
     "React",
     "Run",
     "RunResult",
@@ -50,3 +56,11 @@ __all__ = [
     "tool",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "Permissions":  # few programs have any, and each module costs a start
+        from agentkit.permissions import Permissions
+
+        return Permissions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,11 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 import anyio
 
 from agentkit import planner as words
+from agentkit.calling import May
 from agentkit.context import ContextUse, measure
 from agentkit.errors import ConfigError, one_error
 from agentkit.events import Event, Notice
@@ -24,7 +25,10 @@ from agentkit.runtime.engine import Counting, Engine, ModelSettings
 from agentkit.runtime.presets import soft_switch
 from agentkit.sharing import sharing
 from agentkit.toolbox import Toolbox, budget_for
-from agentkit.tools import AsksModel, Tool, ToolRegistry, Toolset, function_tool
+from agentkit.tools import AsksModel, AsksUser, AskUser, Tool, ToolRegistry, Toolset, function_tool
+
+if TYPE_CHECKING:
+    from agentkit.permissions import Permissions
 
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
@@ -71,6 +75,8 @@ class Agent(Generic[OutputT]):
     config. `host` is what those servers may ask for (`agentkit.mcp.Host`), `context` which of their resources ("server:uri") are put
     before each conversation.
     `output_type` is what the answer must be: a pydantic model, a dataclass, or any type pydantic can validate.
+    `permissions` say which calls may be made, of all that `tools` and `mcp` offer (`agentkit.permissions.Permissions`); None: all of them.
+    `ask_user` is how tools reach the user: an async function from a question and suggested answers to an answer, or None.
     `settings` are the model's sampling settings; what they leave open is as the model's card recommends.
 
     `run` and `stream` open what they need and put it away. Inside `async with agent:` the model and the MCP servers stay
@@ -90,6 +96,8 @@ class Agent(Generic[OutputT]):
         limits: Limits = Limits(),
         settings: ModelSettings = ModelSettings(),
         planner: Planner | None = None,
+        permissions: Permissions | None = None,
+        ask_user: AskUser | None = None,
     ) -> None:
         self.limits = limits
         self.planner = planner or React()
@@ -105,6 +113,12 @@ class Agent(Generic[OutputT]):
         self._model = model
         self._tools = resolve_tools(tools, mcp, host)
         self._context = tuple(context)
+        self._ask_user = ask_user
+        self._may: May | None = None
+        if permissions is not None:
+            from agentkit.permissions import Gate
+
+            self._may = Gate(permissions).decide
         self._opened: _Open | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -180,7 +194,8 @@ class Agent(Generic[OutputT]):
             late: list[str] = []
             with sharing(stack):
                 for toolset in opened.per_run:
-                    tools.append(await stack.enter_async_context(toolset.open(late.append)))
+                    ready = self._equipped(toolset, opened.engine)
+                    tools.append(await stack.enter_async_context(ready.open(late.append)))
             for text in late:
                 await emit(Notice(text))
             messages, named = _conversation(task), _ByName(tools)
@@ -197,6 +212,7 @@ class Agent(Generic[OutputT]):
                 self._validate,
                 emit,
                 soft_switch(messages),
+                self._may,
             )
             return await loop.run(self.planner.start(messages, self._instructions, tuple(named().values())))
         raise AssertionError("an exit stack that swallows exceptions")
@@ -218,10 +234,18 @@ class Agent(Generic[OutputT]):
                         if isinstance(t, Tool):
                             tools.append((t,))
                         elif t.scope == "agent":
-                            toolsets.append(t.with_model(engine) if isinstance(t, AsksModel) else t)
+                            toolsets.append(self._equipped(t, engine))
                             tools.append(await stack.enter_async_context(toolsets[-1].open(notices.append)))
                 per_run = [t for t in self._tools if not isinstance(t, Tool) and t.scope == "run"]
                 yield _Open(engine, tools, per_run, toolsets, notices)
+
+    def _equipped(self, toolset: Toolset, engine: Engine) -> Toolset:
+        """*toolset* with the model and the user, where its tools may ask those."""
+        if isinstance(toolset, AsksModel):
+            toolset = toolset.with_model(engine)
+        if isinstance(toolset, AsksUser) and self._ask_user is not None:
+            toolset = toolset.with_user(self._ask_user)
+        return toolset
 
 
 def _connections(opened: _Open) -> list[Any]:

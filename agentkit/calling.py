@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
@@ -12,13 +13,20 @@ from agentkit.errors import AgentkitError, ToolCrashed, ToolError
 from agentkit.messages import BadCall, ToolCall, ToolResult
 from agentkit.tools import Tool, ToolOutput, closest, same_name
 
-__all__ = ["call_tool"]
+if TYPE_CHECKING:
+    from agentkit.permissions import Decision
 
+__all__ = ["May", "call_tool"]
+
+# Whether a call may be made, with the arguments that the tool will get.
+May: TypeAlias = "Callable[[str, Tool, Mapping[str, Any]], Awaitable[Decision]]"
 log = logging.getLogger("agentkit")
 
 
-async def call_tool(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> ToolResult:
-    """Run one call. What is the model's fault or the tool's comes back as a result the model can act on."""
+async def call_tool(
+    call: ToolCall | BadCall, tools: Mapping[str, Tool], may: May | None = None
+) -> ToolResult:
+    """Run one call, if it *may* be made. What is the model's fault or the tool's comes back as a result the model can act on."""
     from agentkit.schema import fit, missing, wrong_arguments
 
     if isinstance(call, BadCall):
@@ -32,6 +40,8 @@ async def call_tool(call: ToolCall | BadCall, tools: Mapping[str, Tool]) -> Tool
         if found.fn is None and (absent := missing(arguments, found.parameters)):
             problems = [f"{name} is missing" for name in absent]
             raise ToolError(wrong_arguments(found.name, found.parameters, problems))
+        if may is not None and not (decision := await may(call.id, found, arguments)).allowed:
+            raise ToolError(words.denied(found.name, decision.by))
         with anyio.fail_after(found.timeout):
             output = await found.handler(arguments)
     except ToolError as exc:

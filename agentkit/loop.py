@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
 from agentkit import planner as words
-from agentkit.calling import call_tool
+from agentkit.calling import May, call_tool
 from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
 from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
@@ -27,6 +27,9 @@ from agentkit.runtime.engine import Counting, Engine, ModelSettings, Request
 from agentkit.runtime.presets import OUTPUT_TOKENS, recommended, thinks
 from agentkit.toolbox import Toolbox, budget_for, fenced, tokens
 from agentkit.tools import Tool
+
+if TYPE_CHECKING:
+    from agentkit.permissions import Decision
 
 __all__ = ["Emit", "Loop"]
 
@@ -54,6 +57,7 @@ class Loop:
     validate: Callable[[Any], Any] | None  # the answer's JSON -> the output; ValueError where it is none
     emit: Emit
     switch: bool | None = None  # the task's /think or /no_think
+    may: May | None = None  # decides on each call; None: all are made
 
     async def run(self, start: Sequence[Message]) -> RunResult[Any]:
         """Ask, read, call, until there is an answer or a limit is reached."""
@@ -66,7 +70,13 @@ class Loop:
             if output is None and self.validate is None:
                 output = next((m.text for m in reversed(talk.messages) if m.role == "assistant"), "")
             return RunResult(
-                output, stopped, tuple(talk.messages), run.usage, run.step.turn, tuple(talk.cuts)
+                output,
+                stopped,
+                tuple(talk.messages),
+                run.usage,
+                run.step.turn,
+                tuple(talk.cuts),
+                tuple(run.decisions),
             )
 
         with anyio.move_on_after(limits.timeout):
@@ -103,7 +113,7 @@ class Loop:
                     talk.append(_not_run(reply, f"Not run: {why}."))
                     return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
-                results = await self._act(reply.calls, tools, offered)
+                results = await self._act(reply.calls, tools, offered, run)
                 box.load(r.name for r in results)
                 run.step = replace(
                     run.step,
@@ -236,10 +246,20 @@ class Loop:
             await self.emit(ToolProgress(call, done, total, message))
 
     async def _act(
-        self, calls: Sequence[ToolCall | BadCall], tools: Mapping[str, Tool], offered: Mapping[str, Tool]
+        self,
+        calls: Sequence[ToolCall | BadCall],
+        tools: Mapping[str, Tool],
+        offered: Mapping[str, Tool],
+        run: _Progress,
     ) -> list[ToolResult]:
         """Run the calls side by side; results come back in the order they were asked for."""
         results: dict[str, ToolResult] = {}
+
+        async def may(call_id: str, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+            assert self.may is not None
+            decision = await self.may(call_id, tool, arguments)
+            run.decisions.append(decision)
+            return decision
 
         async def one(call: ToolCall | BadCall) -> None:
             began = time.monotonic()
@@ -249,7 +269,7 @@ class Loop:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
             else:
                 with watched(partial(self._report, call)):
-                    result = await call_tool(call, offered)
+                    result = await call_tool(call, offered, may if self.may else None)
             result = replace(result, content=shortened(result.content, self.limits.result_chars))
             source = tools[result.name].source if result.name in tools else ""
             results[call.id] = fenced(result, source) if source else result
@@ -278,6 +298,7 @@ class _Progress:
     misparsed: bool = False  # the server takes all that the model says for thoughts
     repeats: int = 0  # how often in a row the model has made just the same calls
     last: str = ""
+    decisions: list[Decision] = field(default_factory=list)
     repeated: frozenset[str] = frozenset()  # the tools they called
 
     def __post_init__(self) -> None:

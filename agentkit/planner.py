@@ -159,6 +159,13 @@ def no_such_tool(name: str, hint: str | None, tools: Mapping[str, Tool]) -> str:
     )
 
 
+def denied(name: str, by: str) -> str:
+    """Instead of the result of a call that may not be made; *by* is a `Decision.by`."""
+    who = {"user": "The user did not allow", "nobody": "Nobody is there to allow"}
+    said = who.get(by, "The user's permissions do not allow")
+    return f"Not run. {said} this call of {name}. Do not make it again; go on without it, or say what could not be done."
+
+
 def hidden(name: str) -> str:
     return f"{name} cannot be called again now. Use another tool, or answer the user in plain text."
 

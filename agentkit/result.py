@@ -12,6 +12,8 @@ __all__ = ["OutputT", "RunResult", "Stopped"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from agentkit.permissions import Decision
+
     OutputT = TypeVar("OutputT", default=str)
 else:  # a default for the type is of use to type checkers only
     from typing import TypeVar
@@ -36,7 +38,8 @@ class RunResult(Generic[OutputT]):
 
     `output` is the answer: text, or a value of the agent's `output_type`. When `stopped` is not "answer" it is the last
     text the model wrote (perhaps ""), and None for another `output_type` than str. `usage` sums all turns. `cuts` says what the
-    model was no longer shown because the context was full; `messages` has it all.
+    model was no longer shown because the context was full; `messages` has it all. `decisions` has one for each call that the
+    agent's permissions were asked about.
     """
 
     output: OutputT
@@ -45,6 +48,7 @@ class RunResult(Generic[OutputT]):
     usage: Usage
     turns: int
     cuts: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def artifacts(self) -> tuple[Any, ...]:

@@ -292,7 +292,7 @@ class Toolbox:
         text = (
             f"Call this first if no other tool listed here fits: it finds the right one among {others} more."
         )
-        return Tool(name, text, parameters, handler)
+        return Tool(name, text, parameters, handler, effects=frozenset())
 
 
 # --- results

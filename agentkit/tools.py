@@ -62,6 +62,7 @@ class Tool:
     fn: Callable[..., Any] | None = None
     effects: frozenset[Effect] | None = None
     source: str = ""  # whose words its results are; the model is shown those as data
+    approved: bool = False  # its configuration says that it need not be asked about
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.fn is None:

@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import click
@@ -122,6 +123,20 @@ def agent_options(fn: _F) -> _F:
             click.option(
                 "--mcp", multiple=True, help="An MCP config file, or the name of a server of yours."
             ),
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="RULE",
+                help="Calls to make without asking: write_file, '#destroys', 'shell(git *)'.",
+            ),
+            click.option("--ask", multiple=True, metavar="RULE", help="Calls to ask about first."),
+            click.option("--deny", multiple=True, metavar="RULE", help="Calls never to make."),
+            click.option(
+                "--permissions",
+                type=click.Path(exists=True, dir_okay=False),
+                help="A file of such rules.  [default: permissions.toml in the user's configuration, else ask about #destroys]",
+            ),
+            click.option("-y", "--yes", is_flag=True, help="Ask about nothing: make what is not denied."),
             click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
             click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
             click.option("--think-auto", is_flag=True, help="Think about the task and after errors only."),
@@ -161,22 +176,49 @@ def make_agent(
     max_turns: int,
     timeout: float | None,
     keep_alive: float,
+    allow: tuple[str, ...],
+    ask: tuple[str, ...],
+    deny: tuple[str, ...],
+    permissions: str | None,
+    yes: bool,
     notify: Callable[[str], None],
-    host: Any = None,
+    form: Any = None,
 ) -> Any:
+    """*form* asks the user; None: nobody is there to be asked."""
     from agentkit import Agent, Limits, ModelSettings, React
+    from agentkit.cli.elicit import terminal_host
     from agentkit.runtime import connect
+
+    rules = user_permissions(permissions).extended(allow=allow, ask=ask, deny=deny)
 
     return Agent(
         connect(model, notify, keep_alive=keep_alive),
         instructions=instructions,
         tools=tools,
         mcp=mcp,
-        host=host,
+        host=terminal_host(form),
         limits=Limits(max_turns=max_turns, timeout=timeout),
         settings=ModelSettings(thinking="auto" if think_auto else think, temperature=temperature),
         planner=React(guided=guided),
+        permissions=replace(rules, approve=_yes if yes else form.permit if form else None),
+        ask_user=form.answer if form else None,
     )
+
+
+def _yes(asked: Any) -> Literal["once"]:
+    return "once"
+
+
+def user_permissions(path: str | None) -> Any:
+    """The rules in that file, or in the user's own; without any, calls that may destroy something are asked about."""
+    from platformdirs import user_config_path
+
+    from agentkit.permissions import Permissions
+
+    own = user_config_path("agentkit") / "permissions.toml"
+    if path is None and not own.is_file():
+        return Permissions(ask=["#destroys"])
+    return Permissions.load(path or own)
 
 
 @command(main)
@@ -192,6 +234,7 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
     The answer goes to stdout, thoughts and tool calls to stderr.
     Exit code: 0 answered, 1 error, 2 wrong usage, 3 a limit was reached.
     """
+    from agentkit.cli.elicit import terminal_form
     from agentkit.cli.show import Show
 
     piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
@@ -201,9 +244,7 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
             'ask something: agentkit run "What time is it in Tokyo?" --mcp mcp_configs/time.json'
         )
     show = Show(quiet=quiet, live=not as_json and sys.stdout.isatty())
-    from agentkit.cli.elicit import terminal_host
-
-    agent = make_agent(notify=show.progress, host=terminal_host(show), **options)
+    agent = make_agent(notify=show.progress, form=terminal_form(show), **options)
 
     async def ask() -> Any:
         async with agent.stream(text) as running:
@@ -247,6 +288,7 @@ def as_dict(result: Any) -> dict[str, Any]:
         "stopped": result.stopped,
         "turns": result.turns,
         "messages": [chat for m in result.messages for chat in to_chat(m, "reasoning_content")],
+        "decisions": [asdict(d) for d in result.decisions],
         "usage": {**asdict(result.usage), "total_tokens": result.usage.total_tokens},
         "artifacts": [
             {"name": a.name, "mime": a.mime, "path": a.path, "size": a.size} for a in result.artifacts
@@ -259,13 +301,13 @@ def as_dict(result: Any) -> dict[str, Any]:
 def chat(**options: Any) -> None:
     """Talk with the model; it keeps the conversation. /help lists the commands."""
     from agentkit.cli.chat import converse
+    from agentkit.cli.elicit import terminal_form
     from agentkit.cli.show import Show
 
     show = Show(quiet=False, live=True)
+    form = terminal_form(show)
     with show:
-        from agentkit.cli.elicit import terminal_host
-
-        in_loop(lambda: converse(make_agent(notify=show.progress, host=terminal_host(show), **options), show))
+        in_loop(lambda: converse(make_agent(notify=show.progress, form=form, **options), show))
 
 
 @command(main)

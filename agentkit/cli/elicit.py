@@ -1,7 +1,8 @@
-"""What MCP servers ask the user, asked on the terminal: forms, pages to visit, leave to use the model."""
+"""What the user is asked on the terminal: by MCP servers, by tools, and whether a call may be made."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,19 +14,27 @@ import click
 from agentkit.cli.show import Show
 from agentkit.mcp.host import Asked, Host, Question, wrong
 from agentkit.mcp.pins import ask_on_terminal
+from agentkit.permissions import Answer
+from agentkit.permissions import Asked as AskedCall
 
-__all__ = ["Form", "line_asker", "read_value", "terminal_host"]
+__all__ = ["Form", "line_asker", "read_value", "terminal_form", "terminal_host"]
 
 # Asks for one line. EOFError: the user declines (Ctrl-D); KeyboardInterrupt: the user breaks off (Ctrl-C).
 AskLine: TypeAlias = Callable[[str], Awaitable[str]]
 SHOWN = 1_000  # characters of what a server wants to tell the model
 
 
-def terminal_host(show: Show) -> Host:
-    """What a program on a terminal offers to servers; without one nobody is there to be asked."""
+def terminal_form(show: Show) -> Form | None:
+    """Who asks the user; None where there is no terminal, and so nobody to be asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return Form(line_asker(), lambda: show.__exit__(None, None, None))
+
+
+def terminal_host(form: Form | None) -> Host:
+    """What a program on a terminal offers to servers."""
+    if form is None:
         return Host()
-    form = Form(line_asker(), lambda: show.__exit__(None, None, None))
     return Host(elicit=form.elicit, approve=form.approve, approve_tools=ask_on_terminal)
 
 
@@ -89,6 +98,39 @@ class Form:
                 self._always.add(asked.server)
             return reply != "n"
 
+    async def permit(self, asked: AskedCall) -> Answer:
+        """A `Permissions.approve`."""
+        async with self._one:
+            self.before()
+            tool = f"{asked.tool.source}:{asked.tool.name}" if asked.tool.source else asked.tool.name
+            self.say(f"? The model wants to call {_plain(tool)}{_why(asked)}:")
+            for name, value in asked.arguments.items():
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                self.say("\n".join(f"  {line}" for line in _ends(f"{name} = {_plain(text)}").splitlines()))
+            try:
+                reply = await self._ask_one(
+                    f"Allow it? [y]es, [a]lways ({asked.always}), [n]o, ne[v]er", ("y", "a", "n", "v"), "n"
+                )
+            except (EOFError, KeyboardInterrupt):
+                return "no"
+            answers: dict[str, Answer] = {"y": "once", "a": "always", "n": "no", "v": "never"}
+            return answers["v" if reply.startswith("never") else reply[0]]
+
+    async def answer(self, question: str, choices: Sequence[str]) -> str | None:
+        """An `Agent`'s `ask_user`; a number stands for that choice."""
+        async with self._one:
+            self.before()
+            self.say(f"? {_plain(question)}")
+            for number, choice in enumerate(choices, 1):
+                self.say(f"    {number}. {_plain(choice)}")
+            try:
+                reply = (await self.ask("  answer: ")).strip()
+            except (EOFError, KeyboardInterrupt):
+                return None
+            if reply.isdecimal() and 1 <= int(reply) <= len(choices):
+                return choices[int(reply) - 1]
+            return reply or None
+
     async def _visit(self, url: str) -> Mapping[str, Any] | Literal["decline"]:
         """Shown and not opened: it is for the user to look at the address first."""
         self.say(f"  Open this page yourself, if you trust it: {_plain(url)}")
@@ -147,6 +189,19 @@ class Form:
                 return read_value(line, about)
             except ValueError as exc:
                 self.say(f"  {exc}")
+
+
+def _why(asked: AskedCall) -> str:
+    does = ", ".join(sorted(asked.tool.effects or ()))
+    return f" ({does})" if does else ""
+
+
+def _ends(text: str) -> str:
+    """All of it, or its beginning and end: what matters must not be hidden behind much that does not."""
+    if len(text) <= SHOWN:
+        return text
+    half = SHOWN // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"
 
 
 def read_value(line: str, about: Mapping[str, Any]) -> Any:

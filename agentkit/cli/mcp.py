@@ -676,14 +676,15 @@ async def _connection(spec: ServerSpec) -> AsyncGenerator[Connection]:
     """The server, started."""
     import anyio
 
-    from agentkit.cli.elicit import terminal_host
+    from agentkit.cli.elicit import terminal_form, terminal_host
     from agentkit.cli.show import Show
     from agentkit.errors import one_error
     from agentkit.mcp.connection import Connection
 
     with one_error():
         async with anyio.create_task_group() as owners:
-            connection = Connection(spec, owners, _say, host=terminal_host(Show(quiet=False, live=False)))
+            host = terminal_host(terminal_form(Show(quiet=False, live=False)))
+            connection = Connection(spec, owners, _say, host=host)
             try:
                 await connection.start()
                 yield connection

@@ -20,7 +20,7 @@ from agentkit.mcp.private import write_private
 
 __all__ = ["Hints", "ListedTool", "Listing", "load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 MAX_AGE = 7 * 86400.0  # seconds; so that a server that nobody calls is asked now and then
 
 
@@ -30,6 +30,8 @@ class Hints:
 
     read_only_hint: bool | None = None
     idempotent_hint: bool | None = None
+    destructive_hint: bool | None = None
+    open_world_hint: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -472,7 +472,9 @@ def _listed(tool: types.Tool) -> ListedTool:
         tool.name,
         tool.description,
         tool.input_schema,
-        Hints(hints.read_only_hint, hints.idempotent_hint) if hints else Hints(),
+        Hints(hints.read_only_hint, hints.idempotent_hint, hints.destructive_hint, hints.open_world_hint)
+        if hints
+        else Hints(),
     )
 
 

@@ -254,6 +254,7 @@ def resource_tools(servers: Sequence[Connection], see: Filter | None = None) -> 
                 },
             },
             list_,
+            effects=frozenset({"reads"}),
             source="resources",
         ),
         Tool(
@@ -272,6 +273,7 @@ def resource_tools(servers: Sequence[Connection], see: Filter | None = None) -> 
                 "required": ["uri"],
             },
             read,
+            effects=frozenset({"reads"}),
             source="resources",
         ),
     ]

@@ -248,5 +248,6 @@ def _read_result(screen: Screen) -> Tool:
         "Read more of a tool result that was cut.",
         parameters,
         screen.read,
+        effects=frozenset(),
         source="read_result",
     )

@@ -26,7 +26,7 @@ from agentkit.errors import AgentkitError, ConfigError, one_error
 from agentkit.events import Notice, ToolStarted, TurnStarted
 from agentkit.messages import Artifact, ToolCall, ToolResult
 from agentkit.progress import report_progress, watched
-from agentkit.tools import Notify, Tool, ToolOutput
+from agentkit.tools import Effect, Notify, Tool, ToolOutput
 
 if TYPE_CHECKING:
     from mcp import types
@@ -297,7 +297,12 @@ def _server(offer: Offer, groups: Sequence[Sequence[Tool]]) -> Server[Any]:
 
     async def list_tools(context: Any, params: Any) -> types.ListToolsResult:
         listed = [
-            types.Tool(name=name, description=t.description, input_schema=dict(t.parameters))
+            types.Tool(
+                name=name,
+                description=t.description,
+                input_schema=dict(t.parameters),
+                annotations=_annotations(t.effects),
+            )
             for name, t in tools().items()
         ]
         return types.ListToolsResult(tools=listed)
@@ -431,6 +436,17 @@ def _server(offer: Offer, groups: Sequence[Sequence[Tool]]) -> Server[Any]:
         RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=offer.name)
     )
     return server
+
+
+def _annotations(effects: frozenset[Effect] | None) -> types.ToolAnnotations | None:
+    if effects is None:
+        return None
+    changes = effects & {"writes", "destroys", "executes"}
+    return types.ToolAnnotations(
+        read_only_hint=not changes,
+        destructive_hint="destroys" in effects if changes else None,
+        open_world_hint="network" in effects,
+    )
 
 
 def _result(result: ToolResult) -> types.CallToolResult:

@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -250,7 +251,15 @@ class _Offer:
             if before is None or before[0] != definition:
                 handler = partial(_call, connection, definition, self._screen)
                 server = connection.spec.name
-                tool = Tool(name, definition.description, definition.parameters, handler, source=server)
+                tool = Tool(
+                    name,
+                    definition.description,
+                    definition.parameters,
+                    handler,
+                    effects=definition.effects,
+                    source=server,
+                    approved=any(fnmatchcase(definition.name, glob) for glob in connection.spec.approve),
+                )
                 self._made[name] = definition, tool
             made[name] = self._made[name][1]
         with_resources = [c for c in self._connections if c.listing is not None and c.listing.resources]

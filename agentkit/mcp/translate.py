@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from agentkit.messages import Artifact
-from agentkit.tools import ToolOutput
+from agentkit.tools import Effect, ToolOutput
 
 if TYPE_CHECKING:
     from mcp import types
@@ -49,7 +49,7 @@ def mend_listing(tools: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]
         if isinstance(raw.get("description"), str):
             tool["description"] = raw["description"]
         if isinstance(raw.get("annotations"), dict):
-            hints = ("readOnlyHint", "idempotentHint")
+            hints = ("readOnlyHint", "idempotentHint", "destructiveHint", "openWorldHint")
             tool["annotations"] = {k: v for k in hints if isinstance(v := raw["annotations"].get(k), bool)}
         mended.append(tool)
     return mended, problems
@@ -78,6 +78,7 @@ class Definition:
     description: str
     parameters: Mapping[str, Any]
     repeatable: bool = False  # the server says that calling it twice does no more than once
+    effects: frozenset[Effect] | None = None  # as the server says
 
 
 def define(tool: types.Tool) -> Definition:
@@ -85,7 +86,25 @@ def define(tool: types.Tool) -> Definition:
     hints = tool.annotations
     repeatable = bool(hints and (hints.read_only_hint or hints.idempotent_hint))
     description = _cut(clean(tool.description or "").strip(), LONGEST)
-    return Definition(tool.name, description, clean_schema(tool.input_schema), repeatable)
+    return Definition(
+        tool.name,
+        description,
+        clean_schema(tool.input_schema),
+        repeatable,
+        _effects(hints) if hints else None,
+    )
+
+
+def _effects(hints: types.ToolAnnotations) -> frozenset[Effect] | None:
+    """What a server claims; a tool that is said to write destroys unless that is denied, as the specification has it."""
+    if hints.read_only_hint is None and hints.destructive_hint is None:
+        return None
+    effects: set[Effect] = {"reads"} if hints.read_only_hint else {"writes"}
+    if not hints.read_only_hint and hints.destructive_hint is not False:
+        effects.add("destroys")
+    if hints.open_world_hint:
+        effects.add("network")
+    return frozenset(effects)
 
 
 def shorten(definition: Definition, limit: int) -> Definition:
