@@ -101,6 +101,9 @@ class OpenAICompatible:
     offered: "native" (the server does it), or written into the prompt, in the form of Qwen3's own template ("hermes") or as
     "react". None begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
 
+    `vision` says whether the model can be shown the pictures that tools make (PNG, JPEG, GIF, WebP up to 5 MiB; with tools
+    offered natively); None goes by its name. Others read their names.
+
     One connection pool serves all runs inside `async with`; outside of it each request opens its own.
     Raises `EngineError` when the server cannot be reached or understood, `ContextOverflow` when the prompt is too long.
     """
@@ -116,6 +119,7 @@ class OpenAICompatible:
         headers: Mapping[str, str] | None = None,
         kind: str | None = None,
         protocol: Protocol | None = None,
+        vision: bool | None = None,
     ) -> None:
         if kind is not None and kind not in KINDS:
             raise ConfigError(f"There is no kind of server {kind!r}; the kinds are {', '.join(KINDS)}.")
@@ -124,6 +128,7 @@ class OpenAICompatible:
         self.base_url = base_url.rstrip("/").removesuffix("/chat/completions")
         self.model = model
         self.kind = kind
+        self.vision = vision
         self._timeout, self._retries = timeout, retries
         self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **(headers or {})}
         if api_key:
@@ -320,7 +325,17 @@ class OpenAICompatible:
         for m in request.messages[asked + 1 :]:
             inline = field == INLINE and m.role == "assistant"
             parts.append(wire(self._remade(m, inline_thoughts) if inline else m, field))
+            if m.role == "tool" and any(r.artifacts for r in m.results) and self._sees():
+                from agentkit.runtime.images import pictures
+
+                if (shown := pictures(m)) is not None:
+                    parts.append(shown)
         return parts
+
+    def _sees(self) -> bool:
+        from agentkit.runtime.images import sees
+
+        return sees(self.model or "") if self.vision is None else self.vision
 
     def _otherwise(self, request: Request, form: _Form, failed: _Failed) -> Request | None:
         """What to send instead, if the server refused something that can be said otherwise or left out."""
