@@ -25,7 +25,7 @@ from agentkit.runtime.engine import Counting, Engine, ModelSettings
 from agentkit.runtime.presets import soft_switch
 from agentkit.sharing import sharing
 from agentkit.toolbox import Toolbox, budget_for
-from agentkit.tools import AsksModel, AsksUser, AskUser, Tool, ToolRegistry, Toolset, function_tool
+from agentkit.tools import AsksModel, AsksUser, AskUser, KnowsTask, Tool, ToolRegistry, Toolset, function_tool
 
 if TYPE_CHECKING:
     from agentkit.permissions import Permissions
@@ -184,6 +184,7 @@ class Agent(Generic[OutputT]):
                 group.cancel_scope.cancel()
 
     async def _run(self, task: Task, emit: Emit) -> RunResult[OutputT]:
+        messages = _conversation(task)
         async with AsyncExitStack() as stack:
             opened = self._opened
             if opened is None:
@@ -195,10 +196,12 @@ class Agent(Generic[OutputT]):
             with sharing(stack):
                 for toolset in opened.per_run:
                     ready = self._equipped(toolset, opened.engine)
+                    if isinstance(ready, KnowsTask):
+                        ready = ready.with_task("\n".join(m.text for m in messages if m.role == "user"))
                     tools.append(await stack.enter_async_context(ready.open(late.append)))
             for text in late:
                 await emit(Notice(text))
-            messages, named = _conversation(task), _ByName(tools)
+            named = _ByName(tools)
             if self._context:
                 from agentkit.mcp.resources import read_as_messages
 

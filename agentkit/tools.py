@@ -96,6 +96,14 @@ class AsksUser(Protocol):
     def with_user(self, ask: AskUser) -> Toolset: ...
 
 
+@runtime_checkable
+class KnowsTask(Protocol):
+    """A toolset of scope "run" whose tools treat what the user named otherwise than what the model came up with: it is given
+    all that the user wrote."""
+
+    def with_task(self, text: str) -> Toolset: ...
+
+
 Notify: TypeAlias = Callable[[str], None]
 
 
