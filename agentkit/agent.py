@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
 Task: TypeAlias = str | Message | Sequence[Message | Mapping[str, Any]]
 AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | Mapping[str, Any]
+
+_CONFIGS = (".json", ".jsonc", ".toml", ".yaml", ".yml")  # of MCP servers
 
 
 class Run(Generic[OutputT]):
@@ -70,8 +73,8 @@ class Agent(Generic[OutputT]):
 
     `model` is a name ("qwen3-4b", the default; "demo"), a path to a .gguf file, a server ("http://127.0.0.1:8000/v1", or with the name
     of one of its models "Qwen3-4B@http://127.0.0.1:8000/v1"), or an `Engine`.
-    `tools` mixes Python functions, names of installed tools ("code_interpreter"), `Tool`s, `Toolset`s and MCP
-    configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, such mappings, or names of servers in the user's own
+    `tools` mixes Python functions, names of installed tools ("code_interpreter"), files and folders of them ("./my_tools.py"), `Tool`s,
+    `Toolset`s, tools of Qwen-Agent and LangChain, and MCP configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, such mappings, or names of servers in the user's own
     config. `host` is what those servers may ask for (`agentkit.mcp.Host`), `context` which of their resources ("server:uri") are put
     before each conversation.
     `output_type` is what the answer must be: a pydantic model, a dataclass, or any type pydantic can validate.
@@ -271,19 +274,36 @@ def resolve_tools(tools: Sequence[AnyTool], mcp: Any = (), host: Any = None) -> 
     registry, resolved = ToolRegistry(), list[Tool | Toolset]()
     sources: list[Any] = [mcp] if isinstance(mcp, str | Mapping) or hasattr(mcp, "__fspath__") else list(mcp)
     for t in tools:
+        if hasattr(t, "__fspath__"):
+            t = str(t)
+            t = t if os.sep in t else os.path.join(os.curdir, t)  # a path, where a name may be one of a tool
         if isinstance(t, Tool):
             resolved.append(t)
         elif isinstance(t, str):
-            if t.endswith(".json"):
+            if t.endswith(_CONFIGS):
                 sources.append(t)
-            else:
+            elif t in registry.names():
                 resolved.append(registry.get(t))
-        elif isinstance(t, Mapping) or hasattr(t, "__fspath__"):
-            sources.append(t)
-        elif isinstance(t, Toolset):
+            else:
+                from agentkit.adopt import named
+
+                resolved += named(t)
+        elif isinstance(t, Mapping):
+            if isinstance(t.get("name"), str):  # as in Qwen-Agent's function_list
+                from agentkit.adopt import named
+
+                resolved += named(t["name"], {k: v for k, v in t.items() if k != "name"})
+            else:
+                sources.append(t)
+        elif isinstance(t, Toolset) and not isinstance(t, type):
             resolved.append(t)
-        else:
+        elif type(t).__module__ == "builtins" and not isinstance(t, type):
             resolved.append(function_tool(t))
+        else:
+            from agentkit.adopt import adopt
+
+            adopted = adopt(t)
+            resolved.append(function_tool(t) if adopted is None else adopted)
     if sources:
         from agentkit.mcp import MCPServers
 

@@ -164,7 +164,7 @@ class _Rule:
             value = arguments.get(name, default)
             if value is None:
                 return False
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = _text(value, joined=self.action == "deny")
             runs = name in _COMMANDS or "executes" in (tool.effects or ())
             if self.action == "deny":
                 if not any(fnmatchcase(form, pattern) for form in _forms(text, runs)):
@@ -210,9 +210,16 @@ def _patterns(inner: str) -> Iterator[tuple[str, str]]:
         yield name.strip(), pattern.strip()
 
 
+def _text(value: Any, joined: bool) -> str:
+    if joined and isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return " ".join(value)  # a command as a list of its words
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _forms(text: str, runs: bool) -> Iterator[str]:
     """What a deny is compared with: the text, the path it stands for, each command in it."""
     yield text
+    text = text.removeprefix("file://")
     if "://" not in text:
         path = posixpath.normpath(text)
         yield path

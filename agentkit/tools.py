@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ __all__ = [
     "closest",
     "tool",
 ]
+
+log = logging.getLogger("agentkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +255,16 @@ class ToolRegistry:
         if self._installed is None:
             from importlib.metadata import entry_points  # slow to import; only names need it
 
-            packs = [pack.load() for pack in entry_points(group="agentkit.tools")]
-            self._installed = {name: place for pack in packs for name, place in pack.items()}
+            self._installed = {}
+            for pack in sorted(entry_points(group="agentkit.tools"), key=lambda pack: pack.name != "builtin"):
+                try:
+                    places = dict(pack.load())
+                except Exception as exc:  # the tools of others must not be lost with it
+                    log.warning("the tool pack %s (%s) cannot be used: %s", pack.name, pack.value, exc)
+                    continue
+                for name in places.keys() & self._installed.keys():
+                    log.warning("the tool pack %s has a second %r; the first one is used", pack.name, name)
+                self._installed = places | self._installed
         return self._installed
 
 

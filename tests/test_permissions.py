@@ -123,8 +123,10 @@ def test_whatever_holds_an_operator_is_not_the_allowed_command(a: str, operator:
     assert rules.judge(shell, {"command": f"git {a}{operator}{b}"})[0] == "deny"
 
 
-@pytest.mark.parametrize("command", ["rm x", "ls; rm -r y", "true&&rm z", "(rm a)", "echo `rm b`", "  rm c"])
-def test_a_denied_command_is_found_among_others(command: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["rm x", "ls; rm -r y", "true&&rm z", "(rm a)", "echo `rm b`", "  rm c", "$ rm d", ["rm", "e"]]
+)
+def test_a_denied_command_is_found_among_others(command: Any) -> None:
     assert Permissions(deny=["shell(rm *)"]).judge(shell, {"command": command})[0] == "deny"
 
 
@@ -140,7 +142,9 @@ def test_paths_below_the_pattern_are_allowed_however_they_are_spelt(path: str) -
     assert rules.judge(write_file, {"path": path})[0] == "allow"
 
 
-@pytest.mark.parametrize("path", ["secrets/key", "./secrets/key", "a/../secrets/key", "secrets//key"])
+@pytest.mark.parametrize(
+    "path", ["secrets/key", "./secrets/key", "a/../secrets/key", "secrets//key", "file://secrets/key"]
+)
 def test_a_denied_folder_is_denied_however_it_is_spelt(path: str) -> None:
     assert Permissions(deny=["*(path=secrets/*)"]).judge(write_file, {"path": path})[0] == "deny"
 

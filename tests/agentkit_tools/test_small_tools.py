@@ -1,17 +1,12 @@
-"""The calculator, the clock and the file reader."""
+"""The calculator and the clock."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from agentkit import Tool, ToolError
+from agentkit import ToolError
 from agentkit_tools.calculator import calculator
 from agentkit_tools.clock import clock
-from agentkit_tools.files import ReadFile
-
-pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(
@@ -56,33 +51,3 @@ def test_the_clock_knows_time_zones_and_says_so_when_it_does_not() -> None:
     assert clock("Asia/Shanghai").endswith("CST (UTC+0800)")
     with pytest.raises(ToolError, match="no IANA time zone"):
         clock("Mars/Olympus")
-
-
-async def opened(root: Path) -> dict[str, Tool]:
-    async with ReadFile(root).open(lambda text: None) as tools:
-        return {t.name: t for t in tools}
-
-
-async def test_a_file_is_read_whole_or_in_pieces(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("".join(f"line {n}\n" for n in range(1, 11)))
-    read = (await opened(tmp_path))["read_file"]
-    assert "line 10" in (await read.handler({"path": "a.txt"})).content
-    part = (await read.handler({"path": "a.txt", "start_line": 3, "max_lines": 2})).content
-    assert part == "line 3\nline 4\n\n[the file goes on; read on with start_line=5]"
-
-
-@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "link", "missing", "folder"])
-async def test_nothing_outside_of_the_root_is_read(tmp_path: Path, path: str) -> None:
-    root = tmp_path / "root"
-    (root / "folder").mkdir(parents=True)
-    (tmp_path / "secret").write_text("secret")
-    (root / "link").symlink_to(tmp_path / "secret")
-    tools = await opened(root)
-    with pytest.raises(ToolError):
-        await tools["read_file"].handler({"path": path})
-
-
-async def test_a_folder_is_listed(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a.txt").write_text("12345")
-    assert (await (await opened(tmp_path))["list_files"].handler({})).content == "a.txt (5 bytes)\nb/"

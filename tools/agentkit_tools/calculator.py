@@ -47,7 +47,7 @@ _CONSTANTS: Final = {"pi": math.pi, "e": math.e, "tau": math.tau}
 _BIGGEST: Final = 20_000  # bits of a result: more is a mistake, and could take the machine's memory
 
 
-@tool
+@tool(effects=())
 def calculator(expression: str) -> str:
     """Work out an arithmetic expression, such as "(12.5 + 7) * 3 ** 2" or "sqrt(2) / 3".
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from agentkit import ToolError, tool
 
 
-@tool
+@tool(effects=())
 def clock(timezone: str = "UTC") -> str:
     """Tell the current date and time.
 
