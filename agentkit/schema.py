@@ -141,6 +141,8 @@ def fit(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, An
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return dict(arguments)
+    if len(properties) == len(arguments) == 1 and properties.keys() != arguments.keys():
+        arguments = dict(zip(properties, arguments.values(), strict=True))  # the one there is, misnamed
     return {
         name: _fit(value, properties[name]) if name in properties else value
         for name, value in arguments.items()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["CUT_OFF", "Schemas", "Unreadable", "Wanted", "read_arguments", "read_calls"]
+__all__ = ["CUT_OFF", "Schemas", "Unreadable", "Wanted", "only_text", "read_arguments", "read_calls"]
 
 # tool name -> JSON schema of its arguments
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -77,8 +77,22 @@ def read_calls(
     return wanted
 
 
-def read_arguments(text: str | None, *, cut: bool = False) -> tuple[Mapping[str, Any], str] | Unreadable:
-    """The arguments of a call whose name is known: (arguments, their text if it is good JSON)."""
+def only_text(schema: Mapping[str, Any]) -> str | None:
+    """The argument of a tool that takes one text and nothing else, such as code."""
+    properties = schema.get("properties") or {}
+    if len(properties) != 1:
+        return None
+    name, described = next(iter(properties.items()))
+    return name if isinstance(described, Mapping) and described.get("type") == "string" else None
+
+
+def read_arguments(
+    text: str | None, *, cut: bool = False, only: str | None = None
+) -> tuple[Mapping[str, Any], str] | Unreadable:
+    """The arguments of a call whose name is known: (arguments, their text if it is good JSON).
+
+    `only` is the argument of a tool that takes one text: what is no JSON object is that text.
+    """
     if text is None or not text.strip():
         return {}, ""
     try:
@@ -86,6 +100,8 @@ def read_arguments(text: str | None, *, cut: bool = False) -> tuple[Mapping[str,
         raw = text
     except (ValueError, RecursionError):
         raw = ""
+        if only is not None and not cut and not text.lstrip().startswith("{"):
+            return {only: text}, ""
         try:
             value = _loose(text, cut=cut, closable=0)
         except _NotRead as exc:
@@ -95,7 +111,9 @@ def read_arguments(text: str | None, *, cut: bool = False) -> tuple[Mapping[str,
     if value is None:
         return {}, ""
     if isinstance(value, str) and value.strip() != text.strip():  # encoded twice
-        return read_arguments(value, cut=cut)
+        return read_arguments(value, cut=cut, only=only)
+    if not isinstance(value, dict) and only is not None and not cut:
+        return {only: value if isinstance(value, list) else text}, ""
     if not isinstance(value, dict):
         return Unreadable(text, "the arguments must be a JSON object")
     return value, raw
@@ -143,13 +161,15 @@ def _wanted(value: Any, tools: Schemas, depth: int = 0) -> list[Wanted] | str:
     if isinstance(given, dict) and isinstance(given.get("properties"), dict) and "properties" not in takes:
         return _NO_NAME  # the description of a tool, echoed
     raw = ""
+    only = only_text(tools.get(name, {}))
     if isinstance(given, str):
-        read = read_arguments(given)
-        properties = list(takes)
+        read = read_arguments(given, only=only)
         if not isinstance(read, Unreadable):
             given, raw = read
-        elif len(properties) == 1:
-            given = {properties[0]: given}
+        elif len(takes) == 1:
+            given = {next(iter(takes)): given}
+    elif isinstance(given, list) and only is not None:  # its lines
+        given = {only: given}
     if given is None:
         given = {}
     if not isinstance(given, dict):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_arguments
+from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, only_text, read_arguments
 
 __all__ = ["read_function"]
 
@@ -35,7 +35,7 @@ def read_function(text: str, tools: Schemas, *, cut: bool = False) -> Wanted | U
         body = text[at:].removesuffix("</function>").strip()
         if not body:
             return Wanted(name, {})
-        read = read_arguments(body)  # <function=f>{"a": 1}</function>
+        read = read_arguments(body, only=only_text(schema))  # <function=f>{"a": 1}</function>
         return Unreadable(text, read.reason) if isinstance(read, Unreadable) else Wanted(name, *read)
     while (parameter := _PARAMETER.search(text, at)) is not None:
         end = _VALUE_END.search(text, parameter.end())

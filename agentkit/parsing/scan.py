@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, read_calls
+from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, only_text, read_calls
 from agentkit.parsing.coder_xml import read_function
 from agentkit.parsing.react import read_step
 
@@ -81,6 +81,10 @@ _ENDS: dict[Kind, re.Pattern[str]] = {
     "react": re.compile(r"</?tool_call>|<function=|</?think>"),
 }
 _LOOSE_END = re.compile(r"</?tool_call>|\n[ \t]*\n")
+_TEXT_BESIDE = re.compile(
+    r"\s*(?P<call>\{[^\n]*\})\s*(?:<code>\n?(?P<tagged>.*?)\n?</code>|```\w*\n(?P<fenced>.*?)\n?```)\s*\Z",
+    re.DOTALL,
+)
 _LOOSE_LENGTH = 400  # characters after a <tool_call> without JSON, in which its end must come
 _SLICE = 4096  # characters scanned at a time
 _RETRIES = 16  # how often the text after a call that ran past its end is scanned again
@@ -453,6 +457,9 @@ class Scanner:
         body = re.sub(r"\A\s*```\w*\s|\s*```\s*\Z", "", text) if text.lstrip().startswith("```") else text
         if not body.strip():
             return [], ""
+        beside = None if cut else self._with_text_beside(body)
+        if beside is not None:
+            return [beside], ""
         whole = read_calls(body, self._tools, repair=not cut, cut=cut)
         if not isinstance(whole, Unreadable):
             return list(whole), ""
@@ -468,6 +475,19 @@ class Scanner:
             found += [read] if isinstance(read, Unreadable) else read
             rest = ""
         return found, rest
+
+    def _with_text_beside(self, body: str) -> Wanted | None:
+        """A call whose only argument, a text, stands after its JSON: Qwen's own way to call a code interpreter."""
+        match = _TEXT_BESIDE.match(body)
+        if match is None:
+            return None
+        read = read_calls(match["call"], self._tools)
+        if isinstance(read, Unreadable) or len(read) != 1:
+            return None
+        only = only_text(self._tools.get(read[0].name, {}))
+        if only is None or read[0].arguments.get(only):
+            return None
+        return Wanted(read[0].name, {only: match["tagged"] or match["fenced"] or ""})
 
     def _likely(self, call: Wanted, text: str) -> bool:
         """Whether an object that names a tool is meant as a call of it: nothing in it that a call does not have."""

@@ -15,7 +15,7 @@ from agentkit.events import (
     assemble,
 )
 from agentkit.messages import BadCall, Message, ToolCall
-from agentkit.parsing.calls import Schemas, Unreadable, Wanted, read_arguments
+from agentkit.parsing.calls import Schemas, Unreadable, Wanted, only_text, read_arguments
 from agentkit.parsing.scan import Scanner, slices
 from agentkit.tools import Tool
 
@@ -244,7 +244,8 @@ class TurnParser:
         for position, fragments in enumerate(self._server, 1):
             name = "".join(f.name for f in fragments).strip()
             text = "".join(f.arguments for f in fragments)
-            read = read_arguments(text, cut=cut and position == len(self._server))
+            ended = cut and position == len(self._server)
+            read = read_arguments(text, cut=ended, only=only_text(self._schemas.get(name, {})))
             if isinstance(read, Unreadable) or not name:
                 reason = read.reason if isinstance(read, Unreadable) else "it has no name"
                 call: Wanted | Unreadable = Unreadable(f"{name} {text}".strip(), reason)
