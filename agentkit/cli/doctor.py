@@ -99,13 +99,21 @@ def _model(name: str | None) -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from agentkit.sandbox import detect
+    from agentkit.sandbox import cgroup, detect
 
     found = detect()
     for what, probe in (("bubblewrap", found.bwrap), ("Landlock", found.landlock)):
         used = "used: " if probe.ok and found.backend == what.lower().replace("bubblewrap", "bwrap") else ""
         state: Literal["ok", "missing", "off"] = "ok" if probe.ok else "off" if found.backend else "missing"
         yield Finding(f"sandbox: {what}", state, used + probe.detail, probe.fix)
+    for name in ("docker", "monty"):
+        probe = getattr(found, name)
+        detail = f"when named: {probe.detail}" if probe.ok else probe.detail
+        yield Finding(f"sandbox: {name}", "ok" if probe.ok else "off", detail, probe.fix)
+    if cgroup.available():
+        yield Finding("sandbox: limits", "ok", "control groups, and a watch")
+    else:
+        yield Finding("sandbox: limits", "off", "a watch alone: no control groups can be made here")
     absent = [m for m in ("numpy", "pandas", "matplotlib") if importlib.util.find_spec(m) is None]
     if absent:
         yield Finding(

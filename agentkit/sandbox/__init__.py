@@ -3,6 +3,7 @@
 from agentkit.sandbox.box import Backend, OnOutput, Sandbox
 from agentkit.sandbox.detect import Detection, Probe, detect
 from agentkit.sandbox.execution import Execution, ExecutionError, Limits, Status
+from agentkit.sandbox.share import relayed_output, shared_sandbox
 
 __all__ = [
     "Backend",
@@ -15,4 +16,6 @@ __all__ = [
     "Sandbox",
     "Status",
     "detect",
+    "relayed_output",
+    "shared_sandbox",
 ]

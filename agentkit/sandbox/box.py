@@ -7,25 +7,36 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias, get_args
 
 import anyio
 import anyio.to_thread
 
-from agentkit.errors import ConfigError
+from agentkit.errors import ConfigError, SandboxUnavailable
+from agentkit.sandbox import fonts
 from agentkit.sandbox import process as processes
 from agentkit.sandbox.detect import detect
 from agentkit.sandbox.execution import Execution, ExecutionError, Limits, Status, Stream
-from agentkit.sandbox.launch import SANDBOX_UIDS, Interpreter, inspect_interpreter, plan_launch
+from agentkit.sandbox.inside.worker import SETUP, SHELL
+from agentkit.sandbox.launch import SANDBOX_UIDS, inspect_interpreter, plan_launch
 from agentkit.sandbox.process import ProtocolError
-from agentkit.sandbox.workspace import Snapshot, changed_files, hand_over, remove, take_snapshot
+from agentkit.sandbox.workspace import (
+    Snapshot,
+    changed_files,
+    copy_in,
+    create_file,
+    hand_over,
+    remove,
+    take_snapshot,
+)
 
 __all__ = ["Backend", "OnOutput", "Sandbox"]
 
-Backend: TypeAlias = Literal["auto", "bwrap", "landlock", "unsafe-local"]
+Backend: TypeAlias = Literal["auto", "bwrap", "landlock", "docker", "monty", "unsafe-local"]
 OnOutput: TypeAlias = Callable[[Literal["stdout", "stderr"], str], None]
 
 _GRACE: Final = 2.0  # seconds from the interrupt to the end
@@ -43,7 +54,8 @@ class Sandbox:
         workspace: the only directory that the code can write to, and its current one, of no other sandbox at
             the same time; None: one that is removed at the end.
         backend: "auto" takes bubblewrap, or else Landlock; a backend that is named is used or refused, never
-            replaced. "unsafe-local" isolates nothing.
+            replaced. "docker" is a container of Docker or Podman, "monty" an interpreter for a part of Python
+            without files and libraries; "unsafe-local" isolates nothing.
         timeout: seconds for one run. Code that takes longer is interrupted, and its variables are kept; if it
             does not stop for that, it is killed, and they are lost.
         python: the interpreter to run, with the packages it has; None: this one.
@@ -61,8 +73,8 @@ class Sandbox:
         limits: Limits | None = None,
         python: str | None = None,
     ) -> None:
-        if backend not in ("auto", "bwrap", "landlock", "unsafe-local"):
-            raise ConfigError(f"no sandbox backend {backend!r}: it is auto, bwrap, landlock or unsafe-local")
+        if backend not in get_args(Backend):
+            raise ConfigError(f"no sandbox backend {backend!r}: it is one of {', '.join(get_args(Backend))}")
         self.backend: str = backend  # once entered, the one that protects
         self.detail = ""  # and how, in words
         self.timeout = timeout
@@ -77,6 +89,10 @@ class Sandbox:
         self._request = 0
         self._has_state = False  # a worker runs, or has ended without anybody having been told
         self._running = False
+        self._preload: tuple[str, ...] = ()
+        self._exposed: list[str] = []  # directories of the host that the code may read
+        self._paths: list[str] = []  # and import from
+        self._names = ""  # of the variables
         self._breach: tuple[Status, str] | None = None  # the limit for which the watch ended the process
 
     @property
@@ -88,18 +104,21 @@ class Sandbox:
         if self.backend != "unsafe-local":
             detection = await anyio.to_thread.run_sync(detect)
             self.backend = detection.require(self.backend)
-        interpreter = await anyio.to_thread.run_sync(inspect_interpreter, self._python)
+        self._interpreter = await anyio.to_thread.run_sync(inspect_interpreter, self._python)
         try:
-            await anyio.to_thread.run_sync(self._set_up, interpreter)
+            await anyio.to_thread.run_sync(self._set_up)
         except OSError as exc:
             await anyio.to_thread.run_sync(self._clean_up)
             where = self._given_workspace or tempfile.gettempdir()
             raise ConfigError(f"{where} cannot be used as the sandbox's workspace: {exc}") from exc
+        except SandboxUnavailable:
+            await anyio.to_thread.run_sync(self._clean_up)
+            raise
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         return self
 
-    def _set_up(self, interpreter: Interpreter) -> None:
+    def _set_up(self) -> None:
         if self._given_workspace is None:
             self._workspace = Path(tempfile.mkdtemp(prefix="agentkit-workspace-"))
             self._temporary.append(self._workspace)
@@ -109,23 +128,31 @@ class Sandbox:
         if self.backend != "bwrap":
             self._scratch = Path(tempfile.mkdtemp(prefix="agentkit-sandbox-"))
             self._temporary.append(self._scratch)
+        self._plan()
+        self._snapshot = take_snapshot(self._workspace, self._max_entries)
+
+    def _plan(self) -> None:
+        visible = (*self._interpreter.visible, *self._exposed)
+        interpreter = replace(self._interpreter, visible=visible)
         self._launch = plan_launch(self.backend, interpreter, self._workspace, self._scratch, self.limits)
         self.detail = self._launch.detail
         if self._launch.uid is not None:
             info = self._workspace.stat()
-            stale = info.st_uid in SANDBOX_UIDS  # of a host process that was killed
-            self._owner = (os.geteuid(), os.getegid()) if stale else (info.st_uid, info.st_gid)
+            if self._owner is None:
+                stale = info.st_uid in SANDBOX_UIDS  # of a host process that was killed
+                self._owner = (os.geteuid(), os.getegid()) if stale else (info.st_uid, info.st_gid)
             hand_over(self._workspace, info.st_uid, self._launch.uid, self._launch.uid)
-        self._snapshot = take_snapshot(self._workspace, self._max_entries)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._stop()
-            await anyio.to_thread.run_sync(self._clean_up)
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)  # so that *error* leaves as it is, not in a group
+        try:
+            await self._tasks.__aexit__(None, None, None)  # so that *error* leaves as it is, not in a group
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._stop()
+                await anyio.to_thread.run_sync(self._clean_up)
 
     def _clean_up(self) -> None:
         if self._owner is not None and self._launch.uid is not None:
@@ -134,30 +161,106 @@ class Sandbox:
         for directory in self._temporary:
             remove(directory)
 
+    def warm_up(self, *modules: str) -> None:
+        """Start the interpreter in the background, and import *modules* there, so that the first run finds both
+        done; a run that comes earlier does not wait for them. Each new interpreter is then made so."""
+        self._preload = modules
+        self._tasks.start_soon(self._start_ahead)
+
+    async def _start_ahead(self) -> None:
+        with contextlib.suppress(SandboxUnavailable):  # the first run will say so
+            async with self._lock:
+                if self._process is None:
+                    self._process = await self._start()
+        if self._has_host_fonts and any(name.startswith("matplotlib") for name in self._preload):
+            await fonts.make_list(self._interpreter.executable)
+
+    async def add_files(self, files: Sequence[Path | str]) -> dict[str, int]:
+        """Copy *files* into the workspace; their names there, and their sizes in bytes.
+
+        Of two with one name the second gets a number. Raises `ConfigError` for what is no readable file.
+        """
+        names: dict[str, int] = {}
+        for source in map(Path, files):
+            name, number = source.name, 1
+            while name in names:
+                number += 1
+                name = f"{source.stem}-{number}{source.suffix}"
+            try:
+                await anyio.to_thread.run_sync(copy_in, source, self._workspace, name, self._launch.uid)
+                names[name] = source.stat().st_size
+            except OSError as exc:
+                raise ConfigError(f"{source} cannot be given to the sandbox: {exc.strerror or exc}") from exc
+        self._snapshot = await self._look()
+        return names
+
+    async def expose(self, directory: Path) -> None:
+        """Let the code read *directory*, under the same path. An interpreter that runs is replaced."""
+        if str(directory) not in self._exposed:
+            async with self._lock:
+                await self._stop()
+                self._exposed.append(str(directory))
+                await anyio.to_thread.run_sync(self._plan)
+
+    async def add_packages(self, folder: Path) -> None:
+        """Let the code import what is in *folder*, which lies in a directory that it can read."""
+        async with self._lock:
+            if str(folder) not in self._paths:
+                self._paths.append(str(folder))
+                if self._process is not None and self._process.alive:
+                    await self._process.send(0, f"{SETUP}path {folder}")
+
     async def run(
-        self, code: str, timeout: float | None = None, on_output: OnOutput | None = None
+        self,
+        code: str,
+        timeout: float | None = None,
+        on_output: OnOutput | None = None,
+        keep: int | None = None,
     ) -> Execution:
         """Run *code* and say what came of it; what the code does wrong raises nothing here.
 
         Args:
             timeout: seconds, if other than the sandbox's.
             on_output: called with ("stdout" or "stderr", text) as output comes, up to `Limits.output`.
+            keep: output and result of more characters than this are saved, whole, in a file of the workspace.
 
         Raises:
             SandboxUnavailable: the interpreter could not be started.
         """
+        return await self._run(code, timeout, on_output, keep)
+
+    async def shell(
+        self,
+        command: str,
+        timeout: float | None = None,
+        on_output: OnOutput | None = None,
+        keep: int | None = None,
+    ) -> Execution:
+        """Run *command* in a bash (or, without one, sh) of the same sandbox and workspace; the rest is as for `run`.
+
+        The directory it ends in and the variables it exports are the next command's. `Execution.exit_code` is
+        its exit status; other than 0, the execution's `status` is "error". After a time-out it is ended with all
+        that it started, and the interpreter's variables are kept.
+        """
+        return await self._run(SHELL + command, timeout, on_output, keep)
+
+    async def _run(
+        self, source: str, timeout: float | None, on_output: OnOutput | None, keep: int | None
+    ) -> Execution:
         async with self._lock:
             gone = self._process is None or not self._process.alive
             lost_before, before = gone and self._has_state, self._breach
             if self._process is None or gone:
                 await self._stop()
                 self._process = await self._start()
+            self._has_state = True
             begun = anyio.current_time()
             self._request += 1
-            run = _Run(self._process, self._request, self.limits, on_output)
+            whole = None if keep is None else _Whole(self._workspace, keep, self._launch.uid)
+            run = _Run(self._process, self._request, self.limits, on_output, whole)
             self._running = True
             try:
-                await run.follow(code, self.timeout if timeout is None else timeout)
+                await run.follow(source, self.timeout if timeout is None else timeout)
             except BaseException:  # cancelled, or on_output raised: the code must not go on
                 with anyio.CancelScope(shield=True):
                     if not await run.interrupted():
@@ -165,13 +268,15 @@ class Sandbox:
                 raise
             finally:
                 self._running = False
-            return await self._conclude(run, begun, lost_before, before)
+                if whole is not None:
+                    whole.close()
+            return await self._conclude(run, begun, lost_before or run.lost_before, before)
 
     async def reset(self) -> None:
         """Forget all variables; the workspace stays."""
         async with self._lock:
             await self._stop()
-            self._has_state = False
+            self._has_state, self._names = False, ""
 
     async def _start(self) -> processes.Process:
         self._breach = None
@@ -180,9 +285,28 @@ class Sandbox:
             if self._launch.uid is not None:
                 os.chown(self._scratch, self._launch.uid, self._launch.uid)
         process = await processes.start(self._launch, supervised=self.backend != "bwrap")
-        self._has_state = True
+        try:
+            await process.send(0, SETUP + await anyio.to_thread.run_sync(self._settings))
+        except OSError as exc:
+            await process.close()
+            raise SandboxUnavailable(f"The sandbox's interpreter ended as it started: {exc}") from exc
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await process.close()
+            raise
         self._tasks.start_soon(self._watch, process)
         return process
+
+    @property
+    def _has_host_fonts(self) -> bool:
+        return self.backend not in ("docker", "monty")
+
+    def _settings(self) -> str:
+        """What the worker is to get ready, as it reads it."""
+        lines = [f"path {path}" for path in self._paths] + [f"preload {name}" for name in self._preload]
+        fonts_file = fonts.find_list(self._interpreter.executable) if self._has_host_fonts else None
+        name, text = fonts_file or ("", "")
+        return "\n".join([*lines, *([f"fonts {name}"] if name else [])]) + f"\n\n{text}"
 
     async def _stop(self, patience: float = 0.0) -> int | None:
         """End the process, if there is one; its exit status."""
@@ -201,6 +325,11 @@ class Sandbox:
         self, run: _Run, begun: float, lost_before: bool, breach_before: tuple[Status, str] | None
     ) -> Execution:
         status, detail = run.status, ""
+        killed = run.ended or run.died is not None
+        if killed and self._breach is None and self._process is not None and self._process.out_of_memory():
+            limit = self.limits.total_memory >> 20
+            self._breach = "memory", f"its processes used more than {limit} MiB of memory"
+            run.ended = True
         if run.ended:
             exit_status = await self._stop(patience=0.0 if run.stopped else 0.5)
             self._has_state = False
@@ -208,15 +337,27 @@ class Sandbox:
                 status, detail = self._breach
             elif run.stopped is None:
                 status, detail = "crashed", _describe_exit(exit_status)
+            if self._preload:
+                self._tasks.start_soon(self._start_ahead)
+        elif run.died is not None and run.stopped is None:
+            status, detail = "crashed", _describe_exit(run.died)
+        state_lost = killed or lost_before
+        lost = self._names if state_lost else ""
+        self._names = run.facts.get("N", "" if state_lost else self._names)
         if detail:
             pass
         elif status == "timeout":
-            how = "killed" if run.ended else "interrupted"
-            detail = f"it took longer than {run.allowed:g} s and was {how}"
+            how = "killed" if killed else "interrupted"
+            detail = f"it took longer than {_seconds(run.allowed)} and was {how}"
         elif status == "output":
             detail = f"it was stopped after {self.limits.flood >> 20} MiB of output"
         elif status == "memory":
             detail = f"a process may use {self.limits.memory >> 20} MiB of memory"
+        elif status == "error":
+            detail = run.facts.get("H", "")
+        if run.whole is not None and run.facts.get("V"):
+            run.whole.feed(run.facts["V"].encode())
+            run.whole.close()
         snapshot = await self._look()
         if self._over(snapshot) and status == "ok":
             status, detail = "disk", self._too_much(snapshot)
@@ -231,12 +372,17 @@ class Sandbox:
             stdout=run.streams["stdout"].text(),
             stderr=run.streams["stderr"].text(),
             result=run.facts.get("V"),
+            assigned=run.facts.get("A"),
             error=run.error,
             artifacts=artifacts,
-            state_lost=run.ended or lost_before,
+            state_lost=state_lost,
+            lost=lost,
+            backend=self.backend,
+            saved_output=run.whole.name if run.whole is not None else None,
             seconds=anyio.current_time() - begun,
             truncated=sum(stream.omitted for stream in run.streams.values()),
             detail=detail,
+            exit_code=run.exit_code,
         )
 
     async def _look(self) -> Snapshot:
@@ -291,9 +437,15 @@ class _Run:
     """One request to a worker, followed to its end."""
 
     def __init__(
-        self, process: processes.Process, request: int, limits: Limits, on_output: OnOutput | None
+        self,
+        process: processes.Process,
+        request: int,
+        limits: Limits,
+        on_output: OnOutput | None,
+        whole: _Whole | None,
     ) -> None:
         self.process, self.request, self.limits, self.on_output = process, request, limits, on_output
+        self.whole = whole
         self.streams: dict[Literal["stdout", "stderr"], Stream] = {
             "stdout": Stream(limits.output),
             "stderr": Stream(limits.output),
@@ -302,6 +454,8 @@ class _Run:
         self.facts: dict[str, str] = {}
         self.stopped: Status | None = None  # why it was interrupted
         self.ended = False  # the process is no longer fit for use
+        self.died: int | None = None  # exit status of the worker that was replaced in it
+        self.lost_before = False  # it had been replaced before
         self.allowed = 0.0
         self._output = 0
 
@@ -311,7 +465,12 @@ class _Run:
             return self.stopped
         if "E" in self.facts:
             return "memory" if self.facts["E"] == "MemoryError" else "error"
-        return "ok"
+        return "error" if self.exit_code else "ok"
+
+    @property
+    def exit_code(self) -> int | None:
+        text = self.facts.get("C", "")
+        return int(text) if text.isascii() and text.isdigit() else None
 
     @property
     def error(self) -> ExecutionError | None:
@@ -375,19 +534,29 @@ class _Run:
                 elif not process.receive():
                     self.ended = True
             for kind, request, text in process.facts():
-                if request == self.request:
+                if kind == "X":
+                    self._note_death(request, text)
+                elif request == self.request:
                     self.facts[kind] = text
-            if "D" in self.facts or self.ended:
+            if "D" in self.facts or self.ended or self.died is not None:
                 return
             if self._output > self.limits.flood and self.stopped is None:
                 self._stop("output")
                 deadline = anyio.current_time() + _GRACE
+
+    def _note_death(self, request: int, status: str) -> None:
+        if request == self.request:
+            self.died = int(status) if status.isascii() and status.isdigit() else 1
+        elif request:  # that it had run, after which it died
+            self.lost_before = True
 
     def _take(self, fd: int) -> bool:
         data = self.process.read(fd)
         if data is None:
             return False
         self._output += len(data)
+        if self.whole is not None:
+            self.whole.feed(data)
         name = self._names[fd]
         self._show(name, self.streams[name].feed(data))
         return True
@@ -395,6 +564,40 @@ class _Run:
     def _show(self, name: Literal["stdout", "stderr"], text: str) -> None:
         if text and self.on_output is not None:
             self.on_output(name, text)
+
+
+class _Whole:
+    """All that a run puts out; from *limit* bytes on, it is in a file of the workspace."""
+
+    def __init__(self, workspace: Path, limit: int, owner: int | None) -> None:
+        self._workspace, self._limit, self._owner = workspace, limit, owner
+        self._held = bytearray()
+        self._file: int | None = None
+        self.name: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        if self.name is None:
+            self._held += data
+            if len(self._held) <= self._limit:
+                return
+            data = bytes(self._held)
+        try:
+            if self.name is None:
+                self._file, self.name = create_file(self._workspace, "output", ".txt", self._owner)
+            elif self._file is None:
+                self._file = os.open(self._workspace / self.name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+            os.write(self._file, data)
+        except OSError:  # the disk is full, or the code removed it: what is kept for the model is not touched
+            self._limit, self.name = sys.maxsize, None
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _describe_exit(status: int | None) -> str:

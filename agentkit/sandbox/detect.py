@@ -54,6 +54,27 @@ class Detection:
     bwrap: Probe
     landlock: Probe
 
+    # these are asked when named, and never chosen for you
+    @property
+    def docker(self) -> Probe:
+        """Containers, by Docker or Podman."""
+        from agentkit.sandbox import docker
+
+        return docker.find_engine()[1]
+
+    @property
+    def monty(self) -> Probe:
+        """Monty, an interpreter of a part of Python."""
+        import importlib.util
+
+        if importlib.util.find_spec("pydantic_monty") is None:
+            return Probe(False, "pydantic-monty is not installed", "pip install 'agentkit[monty]'")
+        return Probe(
+            True,
+            "Monty: calculations in a part of Python, without libraries or files; what protects is the interpreter "
+            "alone, not the system",
+        )
+
     @property
     def backend(self) -> str | None:
         return "bwrap" if self.bwrap.ok else "landlock" if self.landlock.ok else None
@@ -70,10 +91,11 @@ class Detection:
             raise SandboxUnavailable(
                 "Nothing on this machine can isolate the code interpreter. "
                 f"bwrap: {self.bwrap.detail}. Landlock: {self.landlock.detail}. "
-                f"To fix it, {self.bwrap.fix or self.landlock.fix}; as a last resort, backend='unsafe-local' "
+                f"To fix it, {self.bwrap.fix or self.landlock.fix}; or name another backend: 'docker' (containers), "
+                "'monty' (calculations only), or, as a last resort, 'unsafe-local', which "
                 "runs the model's code with your files, your network and your keys."
             )
-        probe = self.bwrap if backend == "bwrap" else self.landlock
+        probe: Probe = getattr(self, backend)
         if not probe.ok:
             raise SandboxUnavailable(
                 f"The sandbox backend {backend!r} does not work here: {probe.detail}. To fix it, {probe.fix}."

@@ -58,6 +58,11 @@ class Execution:
     seconds: float = 0.0
     truncated: int = 0  # characters left out of stdout and stderr
     detail: str = ""
+    exit_code: int | None = None  # of a shell command that came to its end
+    assigned: str | None = None  # "x = 4", if the code ends so: a short form of the value
+    saved_output: str | None = None  # all output, if it was more than asked: a file of the workspace
+    lost: str = ""  # with state_lost, the names of the variables that there were
+    backend: str = ""  # what protected the machine
 
     @property
     def ok(self) -> bool:

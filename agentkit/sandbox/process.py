@@ -12,16 +12,19 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from agentkit.errors import SandboxUnavailable
+from agentkit.sandbox import cgroup
 from agentkit.sandbox.launch import Launch
 
 _START_SECONDS = 30
 _MAX_FACT = 256 << 10  # bytes of one fact, as sent by the worker
+
+_T = TypeVar("_T")
 
 # Linux kills a child with "die with parent" when the *thread* that made it ends. This one outlives every
 # sandbox.
@@ -29,7 +32,7 @@ _spawner: ThreadPoolExecutor | None = None
 _spawner_lock = threading.Lock()
 
 
-def _in_spawner(function: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.Popen[bytes]]:
+def _in_spawner(function: Callable[[], _T]) -> Future[_T]:
     global _spawner
     with _spawner_lock:
         if _spawner is None:
@@ -63,6 +66,7 @@ class Process:
         self._worker_pid = 0
         self._root_signal = signal.SIGKILL
         self._received = b""
+        self._group: Future[cgroup.Group | None] | None = None
 
     def _hold(self, pid: int) -> int:
         fd = os.pidfd_open(pid)
@@ -159,6 +163,25 @@ class Process:
             signal.pidfd_send_signal(self._worker, 0)  # its number is still its own
             os.killpg(self._worker_pid, signal.SIGINT)
 
+    def limit(self, memory: int, tasks: int) -> None:
+        """Have the kernel hold all of it to these limits, from soon on, if it can."""
+
+        def join() -> cgroup.Group | None:
+            group = cgroup.make(memory, tasks)
+            for _ in range(20 if group else 0):  # what a process starts meanwhile is not in it
+                outside = [pid for pid in self.tree() if pid not in group] if group else []
+                if not outside or group is None:
+                    break
+                group.add(outside)
+            return group
+
+        self._group = _in_spawner(join)  # it takes the kernel some milliseconds; nobody waits for it
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has ended any of it for using more memory than `limit` allowed."""
+        group = self._group.result() if self._group is not None and self._group.done() else None
+        return group is not None and group.killed()
+
     def kill(self) -> None:
         """End every process of the sandbox, soon."""
         if self._root < 0:
@@ -176,6 +199,10 @@ class Process:
                 break
             end()
         status = self.popen.wait()
+        if self._group is not None:
+            group = await anyio.to_thread.run_sync(self._group.result)
+            if group is not None:
+                await anyio.to_thread.run_sync(group.remove)
         self.poll.close()
         self.control.close()
         for fd in self._fds:
@@ -291,6 +318,8 @@ async def start(launch: Launch, *, supervised: bool) -> Process:
             os.close(fd)
     try:
         await process.ready(supervised=supervised)
+        if launch.limits is not None:
+            process.limit(*launch.limits)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await process.close()

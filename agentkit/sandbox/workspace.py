@@ -16,6 +16,7 @@ from agentkit.messages import Artifact
 
 _MAX_DEPTH = 50
 _MAX_ARTIFACTS = 50
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -101,6 +102,40 @@ def changed_files(workspace: Path, before: Snapshot, after: Snapshot) -> tuple[A
         )
         for name in sorted(names)[:_MAX_ARTIFACTS]
     )
+
+
+def create_file(workspace: Path, stem: str, suffix: str, owner: int | None) -> tuple[int, str]:
+    """A new file there, of a name that was free: its descriptor, its name."""
+    top = os.open(workspace, _DIRECTORY)
+    try:
+        for number in range(1, 10_000):
+            name = f"{stem}-{number}{suffix}"
+            with contextlib.suppress(FileExistsError):
+                fd = os.open(name, _NEW_FILE, 0o644, dir_fd=top)
+                if owner is not None:
+                    os.fchown(fd, owner, owner)
+                return fd, name
+    finally:
+        os.close(top)
+    raise FileExistsError(f"{workspace}/{stem}-…{suffix}")
+
+
+def copy_in(source: Path, workspace: Path, name: str, owner: int | None) -> None:
+    """Copy a file there as *name*, in place of any file or link of that name; no link is followed there."""
+    with source.open("rb") as reading:
+        fd, made = create_file(workspace, f".{name}", ".part", owner)
+        try:
+            with open(fd, "wb") as writing:
+                shutil.copyfileobj(reading, writing, 1 << 20)
+            top = os.open(workspace, _DIRECTORY)
+            try:
+                os.rename(made, name, src_dir_fd=top, dst_dir_fd=top)
+            finally:
+                os.close(top)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(workspace / made)
+            raise
 
 
 def hand_over(workspace: Path, giver: int, uid: int, gid: int) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
-from agentkit.errors import ToolError
+from agentkit import Agent
+from agentkit.errors import ConfigError, ToolError
+from agentkit.messages import ToolResult
+from agentkit.progress import watched
 from agentkit.sandbox import detect
+from agentkit.testing import ScriptedEngine
 from agentkit.tools import Tool, Toolset
 from agentkit_tools.code_interpreter import CodeInterpreter, code_interpreter
 
@@ -22,7 +26,8 @@ pytestmark = pytest.mark.anyio
 async def tool(tmp_path: Path) -> AsyncIterator[Tool]:
     if detect().backend is None:
         pytest.skip(f"nothing isolates here: {detect()}")
-    async with CodeInterpreter(workspace=tmp_path / "work", timeout=20, max_output=1000).open(print) as tools:
+    interpreter = CodeInterpreter(workspace=tmp_path / "work", timeout=20, max_output=1000, warm=False)
+    async with interpreter.open(print) as tools:
         yield tools[0]
 
 
@@ -32,33 +37,12 @@ async def test_it_is_a_toolset_with_one_tool_that_says_what_it_is(tool: Tool) ->
     assert "numpy" in tool.description
 
 
-WANTED = "x = 6\nprint(x * 7)"
-
-
 @pytest.mark.parametrize(
     "arguments",
-    [
-        {"code": WANTED},
-        {"python": WANTED},
-        {"input": WANTED},
-        {"anything": WANTED},
-        {"code": WANTED.splitlines()},
-        {"code": f"```python\n{WANTED}\n```"},
-        {"code": f"Let me compute:\n```py\n{WANTED}\n```\nDone."},
-        {"code": f"```\n{WANTED}"},
-        {"code": f'"""\n{WANTED}\n"""'},
-        {"code": f"'''{WANTED}'''"},
-        {"code": WANTED.replace("\n", "\\n")},
-        {"code": 'x = 6\\nprint(f\\"{x * 7}\\")'},
-        {"code": json.dumps({"code": WANTED})},
-        {"code": "    x = 6\n    print(x * 7)"},
-        WANTED,
-        json.dumps({"code": WANTED}),
-        {"code": "6 * 7"},
-    ],
+    [{"code": "6 * 7"}, {"python": "```py\nprint(6 * 7)\n```"}, {"code": ["x = 6", "x * 7"]}, "x = 42"],
 )
 async def test_however_the_code_is_sent_it_runs(tool: Tool, arguments: Any) -> None:
-    assert (await tool.handler(arguments)).content == "42"
+    assert (await tool.handler(arguments)).content.removeprefix("x = ") == "42"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +67,9 @@ async def test_a_call_without_code_is_told_the_right_shape(tool: Tool, arguments
 
 
 async def test_silence_is_explained(tool: Tool) -> None:
-    assert (await tool.handler({"code": "x = 2 + 2"})).content == "(no output; print() the value you need)"
+    assert (await tool.handler({"code": "x = 2 + 2"})).content == "x = 4"
+    said = "(no output; print() the value you need)"
+    assert (await tool.handler({"code": "def f(): pass"})).content == said
 
 
 async def test_output_value_error_and_files_are_read_in_that_order(tool: Tool) -> None:
@@ -99,13 +85,15 @@ async def test_output_value_error_and_files_are_read_in_that_order(tool: Tool) -
 
 async def test_long_output_keeps_its_ends_and_says_what_is_missing(tool: Tool) -> None:
     content = (await tool.handler({"code": "print('first' + 'x' * 5000 + 'last')"})).content
-    assert content.startswith("first") and content.endswith("last")
-    assert "4009 characters left out" in content and len(content) < 1100
+    assert content.startswith("first") and "4009 characters left out" in content and len(content) < 1200
+    assert "xlast\nThe full output is in output-1.txt" in content
+    assert (await tool.handler({"code": "len(open('output-1.txt').read())"})).content == "5010"
 
 
 async def test_a_lost_interpreter_is_told(tool: Tool) -> None:
-    output = await tool.handler({"code": "import os; os._exit(1)"})
-    assert output.is_error and "variables and imports are lost" in output.content
+    await tool.handler({"code": "import os; total = 3"})
+    output = await tool.handler({"code": "os._exit(1)"})
+    assert output.is_error and "variables and imports (os, total) are lost" in output.content
 
 
 async def test_a_run_of_its_own_has_a_private_workspace_that_is_kept_only_for_files(
@@ -114,12 +102,93 @@ async def test_a_run_of_its_own_has_a_private_workspace_that_is_kept_only_for_fi
     if detect().backend is None:
         pytest.skip("nothing isolates here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    async with CodeInterpreter().open(print) as tools:
+    async with CodeInterpreter(warm=False).open(print) as tools:
         await tools[0].handler({"code": "import os; os.mkdir('empty')"})
     workspaces = tmp_path / "agentkit" / "workspaces"
     assert list(workspaces.iterdir()) == []
-    async with CodeInterpreter().open(print) as tools:
+    async with CodeInterpreter(warm=False).open(print) as tools:
         output = await tools[0].handler({"code": "open('kept', 'w').write('1')"})
     path = output.artifacts[0].path
     assert path is not None and os.stat(path).st_size == 1
     assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
+
+
+async def test_commands_of_notebooks_work_and_installing_is_answered(tool: Tool) -> None:
+    code = "%matplotlib inline\n!echo hello; echo there\nwords = !echo one two\nwords"
+    assert (await tool.handler({"code": code})).content == "hello\nthere\n['one two']"
+    assert (await tool.handler({"code": "%%bash\nx=7; echo $x; exit 3"})).content == (
+        "7\nThe command ended with exit status 3."
+    )
+    await tool.handler({"code": "!pip install pytest\n"})  # which is there
+    with pytest.raises(ToolError, match="seaborn-x cannot be installed: nothing can be installed here"):
+        await tool.handler({"code": "!pip install seaborn-x\nimport seaborn_x"})
+    assert "nothing can be installed here" in (await tool.handler({"code": "import seaborn_x"})).content
+    content = (
+        await tool.handler({"code": "import socket; socket.create_connection(('1.1.1.1', 80))"})
+    ).content
+    assert content.endswith("Note: the network is not available here.") and "Traceback" not in content
+
+
+async def test_output_is_shown_while_the_code_runs(tool: Tool) -> None:
+    seen: list[tuple[float, str]] = []
+
+    async def watch(done: float, total: float | None, message: str) -> None:
+        seen.append((done, message))
+
+    with watched(watch):
+        code = "import sys\nprint('one')\nsys.stderr.write('two\\n')\n1 / 0"
+        assert (await tool.handler({"code": code})).is_error
+    assert "".join(text for _, text in seen) in ("one\ntwo\n", "two\none\n") and seen[-1][0] == 8
+
+
+async def test_an_agents_interpreter_keeps_its_variables_from_run_to_run_and_a_runs_does_not() -> None:
+    if detect().backend is None:
+        pytest.skip("nothing isolates here")
+
+    def call(code: str) -> str:
+        arguments = {"name": "code_interpreter", "arguments": {"code": code}}
+        return f"<tool_call>{json.dumps(arguments)}</tool_call>"
+
+    for scope, after in (("agent", "41"), ("run", "NameError: name 'x' is not defined")):
+        engine = ScriptedEngine([call("x = 41"), "done", call("x"), "done"])
+        interpreter = CodeInterpreter(scope=scope, warm=False)  # type: ignore[arg-type]
+        async with Agent(engine, tools=[interpreter]) as agent:
+            await agent.run("one")
+            result = await agent.run("two")
+        told = [part.content for m in result.messages for part in m.parts if isinstance(part, ToolResult)]
+        assert told[-1].endswith(after)
+
+
+async def test_files_of_the_user_are_there_and_named(tmp_path: Path) -> None:
+    if detect().backend is None:
+        pytest.skip("nothing isolates here")
+    (tmp_path / "sales.csv").write_text("a,b\n1,2\n")
+    interpreter = CodeInterpreter(workspace=tmp_path / "w", files=[tmp_path / "sales.csv"], warm=False)
+    async with interpreter.open(print) as tools:
+        assert "Files from the user in the workspace: sales.csv (8 bytes)." in tools[0].description
+        assert (await tools[0].handler({"code": "open('sales.csv').read()"})).content == "'a,b\\n1,2\\n'"
+
+
+def test_settings_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ConfigError, match="is a list"):
+        CodeInterpreter(files="data.csv")
+    with pytest.raises(ConfigError, match="is not a package"):
+        CodeInterpreter(pip=["git+https://example.org/x"])
+
+
+@pytest.mark.e2e
+async def test_the_model_may_install_what_it_is_allowed_to(tmp_path: Path) -> None:
+    if detect().backend is None:
+        pytest.skip("nothing isolates here")
+    interpreter = CodeInterpreter(workspace=tmp_path, pip=["cowsay"])
+    async with interpreter.open(print) as tools:
+        await tools[0].handler({"code": "x = 1"})
+        try:
+            output = await tools[0].handler(
+                {"code": "!pip install -q cowsay\nimport cowsay\ncowsay.__name__, x"}
+            )
+        except ToolError as exc:
+            pytest.skip(f"no package index: {exc}")
+        assert output.content == "('cowsay', 1)\nInstalled: cowsay."
+        with pytest.raises(ToolError, match="`%pip install NAME` installs cowsay"):
+            await tools[0].handler({"code": "!pip install six-x"})

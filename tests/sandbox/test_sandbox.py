@@ -128,6 +128,7 @@ async def test_time_out_interrupts_and_keeps_the_variables(box: Sandbox) -> None
     assert (await box.run("x")).result == "1"
 
 
+@pytest.mark.e2e  # it takes the two seconds that the code is given
 async def test_code_that_does_not_yield_to_the_interrupt_is_killed(box: Sandbox) -> None:
     run = await box.run(
         "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, {2})\nwhile True: time.sleep(9)",
@@ -409,8 +410,8 @@ async def test_a_named_backend_that_is_missing_is_refused_with_the_fix() -> None
     assert Detection(none.bwrap, Probe(True, "")).require("auto") == "landlock"
     with pytest.raises(SandboxUnavailable, match="not installed"):
         Detection(none.bwrap, Probe(True, "")).require("bwrap")
-    with pytest.raises(ConfigError, match="docker"):
-        Sandbox(backend="docker")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="lxc"):
+        Sandbox(backend="lxc")  # type: ignore[arg-type]
 
 
 async def test_unsafe_local_runs_only_by_name_and_says_so(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "perf_event_open": (298, 241),
     "fanotify_init": (300, 262),
+    "inotify_add_watch": (254, 27),
     "prlimit64": (302, 261),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
@@ -189,7 +190,11 @@ _ON_A_PROCESS = {
 }
 # the owner of a host file may change these, and Landlock does not look
 _FILE_MODES = _words("""
-    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
+    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
+""")
+# as may whoever can write to it
+_FILE_TIMES = _words("""
+    utime utimes futimesat utimensat
 """)
 _FILE_XATTRS = _words("""
     setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat
@@ -210,8 +215,8 @@ def filter_program(*, namespaces: bool, shared_uid: bool = False, own_pid: int |
     """A seccomp filter as the kernel takes it.
 
     `namespaces` says that the process is alone in its own ones (bwrap). If not, there are no sockets at all
-    but stream pairs, and nothing that reaches a host process; with `shared_uid` (other processes and files of
-    the host belong to the same uid) neither modes nor times of files can change: such calls succeed and do
+    but stream pairs, nothing that reaches a host process, and no file's times change; with `shared_uid` (other
+    processes and files of the host belong to the same uid) neither do modes: such calls succeed and do
     nothing. With `own_pid`, signals reach that process only.
     """
     code: list[tuple[int, int, int, int]] = []
@@ -283,9 +288,11 @@ def filter_program(*, namespaces: bool, shared_uid: bool = False, own_pid: int |
             for name in _SIGNALS:
                 only_values(name, 0, [own_pid])
             refuse(["pidfd_send_signal"], errno.EPERM)
-    if shared_uid and not namespaces:
-        refuse(_FILE_MODES, 0)  # "done": shutil.copy and tar go on, which only want to be neat
+        refuse(["inotify_add_watch"], errno.ENOSPC)  # which is what having no watches left looks like
+        refuse(_FILE_TIMES, 0)  # "done": shutil.copy and tar go on, which only want to be neat
         refuse(_FILE_XATTRS, errno.EOPNOTSUPP)
+        if shared_uid:
+            refuse(_FILE_MODES, 0)
     for name, n in (("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("creat", 1)):
         refuse_if(name, n, _SETID_BITS)
     for name, n in (("open", 2), ("openat", 3)):
@@ -384,6 +391,7 @@ def become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     prctl(4, 1)  # PR_SET_DUMPABLE, which the change of uid took away
+    drop_capabilities()  # the inheritable ones have stayed
 
 
 class _CapabilityHeader(ctypes.Structure):

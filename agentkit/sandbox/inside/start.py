@@ -49,6 +49,15 @@ def start(plan: Mapping[str, Any]) -> None:
         confine.apply_filter(
             confine.filter_program(namespaces=False, shared_uid=plan["shared_uid"], own_pid=pid)
         )
+    sys.path[:] = ["", *sys.path, *plan["paths"]]
+    sys.argv[:] = [""]
+    worker.send_fact(control, b"R", b"\0\0\0\0", "")
+    modules = worker.set_up(worker.read_frame(control)[1].removeprefix(worker.SETUP))
+    if modules and not plan["own_signals"]:
+        from . import preload
     for name in [name for name in sys.modules if name.split(".")[0] == "inside"]:
         del sys.modules[name]  # the code may have modules of these names
-    worker.serve(control, plan["workspace"], plan["paths"])
+    if modules and not plan["own_signals"]:
+        alone = not plan["host"] and os.getppid() == 1
+        preload.serve(control, plan["workspace"], modules, alone=alone)
+    worker.serve(control, plan["workspace"])

@@ -15,9 +15,7 @@ def fork_worker(host: int, covered: dict[str, list[str]], required: bool, scratc
     """Return in a new child, to become the worker. The parent stays here; once the worker or the host process
     is gone it kills every descendant, removes *scratch*, and exits with the worker's status."""
     prctl(_SET_SUBREAPER, 1)
-    prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != host:
-        os._exit(1)
+    die_with(host, signal.SIGTERM)
     if covered:
         cover(covered, required)
     waited = {signal.SIGTERM, signal.SIGCHLD}
@@ -56,7 +54,12 @@ def fork_worker(host: int, covered: dict[str, list[str]], required: bool, scratc
 
 def stay_with(parent: int) -> None:
     """Die when *parent* does; to be repeated after a change of uid, which forgets it."""
-    prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    die_with(parent, signal.SIGKILL)
+
+
+def die_with(parent: int, number: int) -> None:
+    """Be sent that signal when *parent* ends."""
+    prctl(_SET_DEATH_SIGNAL, number)
     if os.getppid() != parent:
         os._exit(1)
 
