@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 
 Task: TypeAlias = str | Message | Sequence[Message | Mapping[str, Any]]
-AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | Mapping[str, Any]
+AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | os.PathLike[str] | Mapping[str, Any]
 
 _CONFIGS = (".json", ".jsonc", ".toml", ".yaml", ".yml")  # of MCP servers
 

@@ -244,7 +244,12 @@ class ToolRegistry:
                 f"No tool is named {name!r}{f'; did you mean {hint!r}?' if hint else '.'} "
                 f"Installed tools: {', '.join(self.names())}."
             )
-        found = pkgutil.resolve_name(places[name])
+        try:
+            found = pkgutil.resolve_name(places[name])
+        except Exception as exc:  # it is somebody else's module
+            raise ConfigError(
+                f"The tool {name!r} ({places[name]}) cannot be loaded: {type(exc).__name__}: {exc}."
+            ) from exc
         if not isinstance(found, Tool | Toolset):
             raise ConfigError(
                 f"The tool pack's entry {name!r} ({places[name]}) is neither a Tool nor a Toolset."

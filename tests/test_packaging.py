@@ -26,17 +26,24 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "progress": set(),
     "mcp/serve.py": LOW | {"agent", "calling", "mcp", "progress", "schema", "tools"},  # above the agent
     "toolbox": LOW | {"schema", "tools"},
-    "sandbox": LOW,
+    "sharing": set(),
+    "permissions": LOW | {"tools"},
+    "sandbox": LOW | {"progress", "sharing"},
+    "adopt": LOW | {"schema", "tools"},
     "planner": LOW | {"parsing", "runtime", "tools"},
-    "calling": LOW | {"planner", "schema", "tools"},
+    "calling": LOW | {"permissions", "planner", "schema", "tools"},
     "context": LOW | {"runtime"},
     "formats": set(),
-    "result": LOW,
+    "result": LOW | {"permissions"},
     "loop": LOW
-    | {"calling", "context", "parsing", "planner", "progress", "result", "runtime", "toolbox", "tools"},
-    "agent": LOW | {"context", "loop", "mcp", "planner", "result", "runtime", "schema", "toolbox", "tools"},
+    | {"calling", "context", "parsing", "permissions", "planner", "progress", "result", "runtime"}
+    | {"toolbox", "tools"},
+    "agent": LOW
+    | {"adopt", "calling", "context", "loop", "mcp", "permissions", "planner", "result", "runtime"}
+    | {"schema", "sharing", "toolbox", "tools"},
     "testing": LOW | {"runtime"},
-    "cli": LOW | {"agent", "mcp", "parsing", "planner", "runtime", "sandbox", "schema", "tools"},
+    "cli": LOW
+    | {"agent", "mcp", "parsing", "permissions", "planner", "runtime", "sandbox", "schema", "tools"},
 }
 HEAVY = {
     "httpx2",

@@ -18,16 +18,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Main(click.Group):
-    """`mcp` is many commands: a module of its own, imported when it is asked for."""
+    """`mcp` and `tools` are many commands: modules of their own, imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "mcp"])
+        return sorted([*super().list_commands(ctx), "mcp", "tools"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "mcp":
             from agentkit.cli.mcp import mcp
 
             return mcp
+        if cmd_name == "tools":
+            from agentkit.cli.tools import tools
+
+            return tools
         return super().get_command(ctx, cmd_name)
 
 
@@ -118,7 +122,12 @@ def agent_options(fn: _F) -> _F:
                 help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
             ),
             click.option(
-                "-t", "--tool", "tools", multiple=True, help="A tool by name (see `agentkit tools`)."
+                "-t",
+                "--tool",
+                "--tools",
+                "tools",
+                multiple=True,
+                help="A tool by name (see `agentkit tools`), or a file or folder of yours: ./my_tools.py.",
             ),
             click.option(
                 "--mcp", multiple=True, help="An MCP config file, or the name of a server of yours."
@@ -310,35 +319,7 @@ def chat(**options: Any) -> None:
         in_loop(lambda: converse(make_agent(notify=show.progress, form=form, **options), show))
 
 
-@command(main)
-@click.option("--schema", is_flag=True, help="Print each tool's JSON schema as the model gets it.")
-@click.option(
-    "--mcp", multiple=True, help="Also the tools of an MCP config file, or of a server of yours by its name."
-)
-@click.argument("names", nargs=-1)
-def tools(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
-    """List the installed tools (or the NAMES given)."""
-    from contextlib import AsyncExitStack
-
-    from agentkit.agent import resolve_tools
-    from agentkit.cli.show import tool_table
-    from agentkit.tools import Tool, ToolRegistry
-
-    async def collect() -> list[Tool]:
-        found: list[Tool] = []
-        async with AsyncExitStack() as stack:
-            for t in resolve_tools(names or (ToolRegistry().names() if not mcp else ()), mcp):
-                found += [t] if isinstance(t, Tool) else await stack.enter_async_context(t.open(_warn))
-        return found
-
-    found = in_loop(collect)
-    if schema:
-        click.echo(json.dumps([t.schema for t in found], ensure_ascii=False, indent=2))
-    else:
-        tool_table(found)
-
-
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     click.echo(f"agentkit: {text}", err=True)
 
 
@@ -353,7 +334,7 @@ def pull(name: str) -> None:
     """Get the weights of a model: qwen3-4b, demo, owner/repo:file.gguf or vllm:owner/repo on the hub."""
     from agentkit.runtime.local import fetch
 
-    found, path = fetch(name, _warn)
+    found, path = fetch(name, warn)
     click.echo(f"{found}: {path}")
 
 

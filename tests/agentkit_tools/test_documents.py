@@ -316,6 +316,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(name: str) -> Non
     assert str(refusal.value).startswith(f"'{name}' ") and "\n" not in str(refusal.value)
 
 
+@pytest.mark.e2e
 def test_entities_are_not_expanded_nor_is_anything_read_for_them(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2")
     for data in (entity_bomb(), outside_entity(tmp_path / "secret")):
@@ -326,6 +327,7 @@ def test_entities_are_not_expanded_nor_is_anything_read_for_them(tmp_path: Path)
         assert "hunter2" not in text and len(text) < 1000
 
 
+@pytest.mark.e2e
 def test_a_stream_that_unpacks_to_more_than_there_is_takes_nothing_down() -> None:
     block = zlib.compressobj(1)
     bomb = b"".join(block.compress(b" " * 10_000_000) for _ in range(40)) + block.flush()
@@ -353,6 +355,7 @@ def test_pages_that_contain_themselves_do_not_go_on_for_ever() -> None:
     assert len(text) < 200_000
 
 
+@pytest.mark.e2e
 def test_html_may_be_nested_without_end() -> None:
     assert whole(to_text(b"<html>" + b"<div>" * 20_000 + b"deep")) == "deep"
 

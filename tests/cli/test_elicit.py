@@ -170,6 +170,7 @@ def chat(
     )
 
 
+@pytest.mark.e2e
 def test_a_chat_lists_and_sends_prompts_and_reads_resources(
     serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:

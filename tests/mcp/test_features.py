@@ -188,6 +188,7 @@ async def test_a_server_cannot_use_more_of_the_model_than_its_budget(spec: Spec)
     assert found and 1 <= int(found[1]) <= 20
 
 
+@pytest.mark.e2e
 async def test_the_time_that_the_user_takes_to_answer_is_not_the_servers(spec: Spec) -> None:
     async def slowly(question: Question) -> Mapping[str, Any]:
         await anyio.sleep(1.2)  # longer than the call may take

@@ -110,6 +110,7 @@ def page() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.e2e
 async def test_the_fetch_server_reads_a_page(page: str) -> None:
     [spec] = load_config(CONFIGS / "fetch.json")
     config = {"command": "uvx", "args": [*spec.args, "--allow-private-ips", "--ignore-robots-txt"]}

@@ -394,6 +394,7 @@ async def test_a_schema_that_a_servers_grammar_cannot_hold_is_left_out_of_that_r
     assert ["response_format" in r for r in server.requests] == [True, False, True]
 
 
+@pytest.mark.e2e
 async def test_runs_that_are_refused_side_by_side_all_go_on(serve: Serve) -> None:
     server = serve(refuses("this model does not support tools", 400, lambda body: "tools" in body))
     done: list[str] = []
@@ -410,6 +411,7 @@ async def test_runs_that_are_refused_side_by_side_all_go_on(serve: Serve) -> Non
 # ------------------------------------------------------------------ many at once
 
 
+@pytest.mark.e2e
 async def test_twenty_runs_on_a_server_with_eight_places_all_finish(serve: Serve) -> None:
     """It turns away whom it has no place for, and now and then breaks a connection."""
     places, count = threading.Semaphore(8), iter(range(10_000))

@@ -15,7 +15,7 @@ from agentkit.sandbox import Backend, Execution, Limits, Sandbox, detect, packag
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["bwrap", "landlock"])
+@pytest.fixture(params=["bwrap", pytest.param("landlock", marks=pytest.mark.e2e)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     chosen: Backend = request.param
     probe = detect().bwrap if chosen == "bwrap" else detect().landlock

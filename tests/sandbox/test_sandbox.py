@@ -27,7 +27,7 @@ def need(backend: Backend) -> None:
         pytest.skip(f"{backend}: {probe.detail}; {probe.fix}")
 
 
-@pytest.fixture(params=["bwrap", "landlock"])
+@pytest.fixture(params=["bwrap", pytest.param("landlock", marks=pytest.mark.e2e)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     chosen: Backend = request.param
     need(chosen)
