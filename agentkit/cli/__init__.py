@@ -146,6 +146,14 @@ def agent_options(fn: _F) -> _F:
                 help="A file of such rules.  [default: permissions.toml in the user's configuration, else ask about #destroys]",
             ),
             click.option("-y", "--yes", is_flag=True, help="Ask about nothing: make what is not denied."),
+            click.option(
+                "-f",
+                "--file",
+                "files",
+                multiple=True,
+                type=click.Path(exists=True),
+                help="A file for the code interpreter's workspace.",
+            ),
             click.option("-i", "--instructions", help="Instructions for the model (the system prompt)."),
             click.option("--think/--no-think", default=None, help="Qwen3's thinking mode on or off."),
             click.option("--think-auto", is_flag=True, help="Think about the task and after errors only."),
@@ -177,6 +185,7 @@ def make_agent(
     model: str | None,
     tools: tuple[str, ...],
     mcp: tuple[str, ...],
+    files: tuple[str, ...],
     instructions: str | None,
     think: bool | None,
     think_auto: bool,
@@ -192,8 +201,9 @@ def make_agent(
     yes: bool,
     notify: Callable[[str], None],
     form: Any = None,
+    lasting: bool = False,
 ) -> Any:
-    """*form* asks the user; None: nobody is there to be asked."""
+    """*form* asks the user; None: nobody is there to be asked. With *lasting*, what tools can keep from run to run is kept."""
     from agentkit import Agent, Limits, ModelSettings, React
     from agentkit.cli.elicit import terminal_host
     from agentkit.runtime import connect
@@ -203,7 +213,7 @@ def make_agent(
     return Agent(
         connect(model, notify, keep_alive=keep_alive),
         instructions=instructions,
-        tools=tools,
+        tools=_set_up(tools, files, lasting),
         mcp=mcp,
         host=terminal_host(form),
         limits=Limits(max_turns=max_turns, timeout=timeout),
@@ -212,6 +222,26 @@ def make_agent(
         permissions=replace(rules, approve=_yes if yes else form.permit if form else None),
         ask_user=form.answer if form else None,
     )
+
+
+def _set_up(names: tuple[str, ...], files: tuple[str, ...], lasting: bool) -> list[Any]:
+    """The tools, with *files* in the workspaces that there are, and those with a workspace kept open between runs if *lasting*."""
+    from agentkit.agent import resolve_tools
+    from agentkit.errors import ConfigError
+
+    configs = [name for name in names if name.endswith(".json")]
+    found: list[Any] = list(resolve_tools([name for name in names if name not in configs]))
+    fields = [getattr(t, "__dataclass_fields__", {}) for t in found]
+    if files and not any("files" in has for has in fields):
+        raise ConfigError(
+            "--file puts a file into the code interpreter's workspace; add -t code_interpreter."
+        )
+    for i, has in enumerate(fields):
+        if files and "files" in has:
+            found[i] = replace(found[i], files=files)
+        if lasting and "workspace" in has:
+            found[i] = replace(found[i], scope="agent")
+    return [*found, *configs]
 
 
 def _yes(asked: Any) -> Literal["once"]:
@@ -316,7 +346,7 @@ def chat(**options: Any) -> None:
     show = Show(quiet=False, live=True)
     form = terminal_form(show)
     with show:
-        in_loop(lambda: converse(make_agent(notify=show.progress, form=form, **options), show))
+        in_loop(lambda: converse(make_agent(notify=show.progress, form=form, lasting=True, **options), show))
 
 
 def warn(text: str) -> None:

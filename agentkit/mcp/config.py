@@ -509,7 +509,8 @@ def _flatten(settings: _Settings) -> None:
         left |= {"command" if key == "path" else key: value for key, value in command.items()}
     elif isinstance(command, list | tuple) and command:  # opencode
         left["command"], *rest = command
-        left["args"] = [*rest, *(left.get("args") or ())]
+        more = left.get("args")
+        left["args"] = [*rest, *more] if isinstance(more, list | tuple) else rest if more is None else more
 
 
 def _environment(settings: _Settings) -> dict[str, str]:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from agentkit.errors import ConfigError, ToolError
 from agentkit.sandbox import Backend, Execution, Sandbox, packages, relayed_output, shared_sandbox
-from agentkit.tools import Tool, ToolOutput
+from agentkit.tools import Effect, Tool, ToolOutput
 from agentkit_tools.python_source import Cell, read_cell, read_code
 
 __all__ = ["CodeInterpreter", "code_interpreter"]
@@ -90,7 +90,7 @@ class CodeInterpreter:
                 return await self._run(box, read_cell(read_code(arguments)))
 
             description = self._description(given)
-            yield [Tool("code_interpreter", description, _PARAMETERS, run, effects=frozenset(("executes",)))]
+            yield [Tool("code_interpreter", description, _PARAMETERS, run, effects=effects_of(box))]
 
     async def _run(self, box: Sandbox, cell: Cell) -> ToolOutput:
         for requirement in cell.installs:
@@ -145,6 +145,11 @@ class CodeInterpreter:
 
 
 code_interpreter: Final = CodeInterpreter()
+
+
+def effects_of(box: Sandbox) -> frozenset[Effect]:
+    """What code in *box* may do."""
+    return frozenset(get_args(Effect) if box.backend == "unsafe-local" else ("executes",))
 
 
 def describe(execution: Execution, max_output: int, said: str = "", installing: str = "") -> ToolOutput:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from agentkit.errors import ToolError
 from agentkit.sandbox import Backend, Execution, relayed_output, shared_sandbox
 from agentkit.tools import Notify, Tool, ToolOutput
+from agentkit_tools.code_interpreter import effects_of
 
 __all__ = ["Shell", "read_command", "shell"]
 
@@ -59,7 +60,7 @@ class Shell:
                     execution = await box.shell(command, self.timeout, on_output, self.max_output)
                 return describe(execution, self.max_output)
 
-            yield [Tool("shell", _DESCRIPTION, _PARAMETERS, run, effects=frozenset(("executes",)))]
+            yield [Tool("shell", _DESCRIPTION, _PARAMETERS, run, effects=effects_of(box))]
 
 
 shell: Final = Shell()
