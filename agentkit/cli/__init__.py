@@ -297,6 +297,11 @@ def run(question: str | None, as_json: bool, quiet: bool, **options: Any) -> int
         click.echo(json.dumps(as_dict(result), ensure_ascii=False, indent=2))
     elif not show.printed(result.output):
         click.echo(result.output)
+    if unasked := sorted({d.tool for d in result.decisions if d.by == "nobody"}):
+        click.echo(
+            f"agentkit: nobody was there to allow {', '.join(unasked)}; --allow {unasked[0]} or --yes does.",
+            err=True,
+        )
     if result.stopped != "answer":
         click.echo(
             f"agentkit: stopped without an answer: {WHY.get(result.stopped, result.stopped)}", err=True

@@ -73,6 +73,7 @@ def test_what_may_destroy_is_made_only_where_somebody_said_so(
     assert (folder / "a.txt").read_text() == ("new" if written else "old"), done.stderr
     (decision,) = json.loads(done.stdout)["decisions"]
     assert (decision["allowed"], decision["by"]) == (written, by)
+    assert ("--allow write_file or --yes does" in done.stderr) == (by == "nobody")
 
 
 def test_a_rule_that_cannot_be_read_is_one_sentence(serve: Callable[..., Any], folder: Path) -> None:
