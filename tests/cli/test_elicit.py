@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -207,37 +205,12 @@ def test_a_chat_lists_and_sends_prompts_and_reads_resources(
 
 @pytest.mark.e2e
 def test_a_server_asks_on_the_terminal_and_gets_what_is_typed(
-    serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+    serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path, on_terminal: Callable[..., str]
 ) -> None:
     call = '<tool_call>\n{"name": "order", "arguments": {"name": "Ada"}}\n</tool_call>'
     model = serve(lambda x: x.answer(call), lambda x: x.answer("Ordered."))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "run", "-m", model.url, "--mcp", "mcp.json", "A pizza, please"],
-        env=environment,
-        cwd=tmp_path,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen = ""
+    command = [*COMMAND, "run", "-m", model.url, "--mcp", "mcp.json", "A pizza, please"]
     answers = [("size (number", "2\r"), ("number (whole number", "3\r"), ("hot (yes/no", "\r")]
-    try:
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # the program has ended
-                break
-            screen += piece.decode(errors="replace")
-            if b"\x1b[6n" in piece:
-                os.write(ours, b"\x1b[1;1R")  # where the cursor is, as terminals say when they are asked
-            if answers and answers[0][0] in re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen):
-                os.write(ours, answers.pop(0)[1].encode())
-        assert process.wait(timeout=20) == 0, screen
-    finally:
-        process.kill()
-        os.close(ours)
-    assert not answers and "asks: Which pizza, Ada?" in screen and "Ordered." in screen
+    screen = on_terminal(command, tmp_path, environment, answers)
+    assert "asks: Which pizza, Ada?" in screen and "Ordered." in screen
     assert '"size":"large","number":3,"hot":false' in str(model.requests[-1]["messages"])

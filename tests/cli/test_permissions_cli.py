@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,37 +82,12 @@ def test_a_rule_that_cannot_be_read_is_one_sentence(serve: Callable[..., Any], f
 
 @pytest.mark.parametrize(("typed", "written"), [("y\r", True), ("\r", False)])
 def test_on_a_terminal_it_is_asked_with_the_arguments_shown(
-    serve: Callable[..., Any], folder: Path, typed: str, written: bool
+    serve: Callable[..., Any], folder: Path, typed: str, written: bool, on_terminal: Callable[..., str]
 ) -> None:
     model = serve(lambda x: x.answer(CALL), lambda x: x.answer("Done."))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "run", "-m", model.url, "-t", "./tools.py", "Write it."],
-        cwd=folder,
-        env={**os.environ, "XDG_CONFIG_HOME": str(folder)},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen, answered = "", False
-    try:
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # the program has ended
-                break
-            screen += re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", piece.decode(errors="replace"))
-            if b"\x1b[6n" in piece:
-                os.write(ours, b"\x1b[1;1R")  # where the cursor is, as terminals say when they are asked
-            if not answered and "ne[v]er [n]:" in screen:
-                answered = True
-                os.write(ours, typed.encode())
-        assert process.wait(timeout=20) == 0, screen
-    finally:
-        process.kill()
-        os.close(ours)
+    command = [*COMMAND, "run", "-m", model.url, "-t", "./tools.py", "Write it."]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(folder)}
+    screen = on_terminal(command, folder, environment, [("ne[v]er [n]:", typed)])
     assert "The model wants to call write_file (destroys, writes):" in screen
     assert "path = a.txt" in screen and "text = new" in screen
     assert (folder / "a.txt").read_text() == ("new" if written else "old")
