@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from agentkit.messages import Artifact
 
-__all__ = ["Execution", "ExecutionError", "Limits", "Status"]
+__all__ = ["Execution", "ExecutionError", "Limits", "OnOutput", "Status"]
 
+OnOutput: TypeAlias = Callable[[Literal["stdout", "stderr"], str], None]
 Status: TypeAlias = Literal["ok", "error", "timeout", "memory", "disk", "output", "crashed"]
 
 

@@ -13,7 +13,8 @@ import anyio
 
 from agentkit.errors import one_error
 from agentkit.progress import report_progress, watcher
-from agentkit.sandbox.box import Backend, OnOutput, Sandbox
+from agentkit.sandbox.box import Backend, Sandbox
+from agentkit.sandbox.execution import OnOutput
 from agentkit.sharing import shared
 
 __all__ = ["relayed_output", "shared_sandbox"]

@@ -64,10 +64,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (directory / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
     if os.geteuid() == 0:  # its containers run as others, who must come to the workspace and to us
-        place = tmp_path
-        while not place.stat().st_mode & 0o001:
-            pytest.skip(f"other users may not pass {place}") if place.stat().st_uid else place.chmod(0o711)
-            place = place.parent
+        for place in (tmp_path, *tmp_path.parents):
+            if not place.stat().st_mode & 0o001:
+                pytest.skip(f"other users may not pass {place}") if place.stat().st_uid else place.chmod(
+                    0o711
+                )
     yield log
 
 
