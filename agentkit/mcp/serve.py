@@ -439,6 +439,8 @@ def _server(offer: Offer, groups: Sequence[Sequence[Tool]]) -> Server[Any]:
 
 
 def _annotations(effects: frozenset[Effect] | None) -> types.ToolAnnotations | None:
+    from mcp import types
+
     if effects is None:
         return None
     changes = effects & {"writes", "destroys", "executes"}

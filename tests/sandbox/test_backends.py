@@ -21,13 +21,15 @@ pytestmark = pytest.mark.anyio
 
 # what `docker run` would do, by bubblewrap: the mounts, the user, the program
 ENGINE = """#!{python}
-import csv, json, os, sys
+import csv, json, os, pathlib, sys
 words = sys.argv[1:]
 if words[0] != "run":
     with open({log!r}, "a") as log: log.write(json.dumps(words) + "\\n")
     sys.exit(0)
 with open({log!r}, "a") as log: log.write(json.dumps(words) + "\\n")
-command = ["bwrap", "--unshare-all", "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+root = os.geteuid() == 0
+own = ["--unshare-" + what for what in ("ipc", "pid", "net", "uts")] if root else ["--unshare-all"]
+command = ["bwrap", *own, "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
 for path in ("/usr", "/bin", "/lib", "/lib64"):
     command += ["--ro-bind-try", path, path]
 flags = {{"-i", "--rm", "--read-only"}}
@@ -39,15 +41,18 @@ while words[at].startswith("-"):
         continue
     if word == "--mount":
         fields = dict(field.partition("=")[::2] for field in next(csv.reader([value])))
+        for above in reversed(pathlib.Path(fields["target"]).parents):
+            if root and str(above) != "/": command += ["--perms", "0755", "--dir", str(above)]
         command += ["--ro-bind" if "readonly" in fields else "--bind", fields["source"], fields["target"]]
     elif word == "--env":
         command += ["--setenv", *value.split("=", 1)]
     elif word == "--user":
         user, group = value.split(":")
-        if os.geteuid() == 0: command[0:0] = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups"]
+        drop = ["/usr/bin/setpriv", "--reuid", user, "--regid", group, "--clear-groups", "--bounding-set=-all"]
     elif word == "--entrypoint":
         program = value
     at += 2
+if root: command += ["--cap-drop", "ALL", *(w for c in "SETUID SETGID SETPCAP".split() for w in ("--cap-add", "CAP_" + c)), *drop]
 os.execvp(command[0], [*command, "/usr/bin/" + program, *words[at + 1:]])
 """
 
@@ -63,12 +68,6 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (directory / "docker").write_text(ENGINE.format(python=sys.executable, log=str(log)))
     (directory / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    if os.geteuid() == 0:  # its containers run as others, who must come to the workspace and to us
-        for place in (tmp_path, *tmp_path.parents):
-            if not place.stat().st_mode & 0o001:
-                pytest.skip(f"other users may not pass {place}") if place.stat().st_uid else place.chmod(
-                    0o711
-                )
     yield log
 
 
