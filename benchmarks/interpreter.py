@@ -114,7 +114,7 @@ async def ours_warm(backend: Backend, figures: Figures) -> None:
 
 
 def peer_ipykernel() -> dict[str, float]:
-    from jupyter_client.manager import KernelManager  # type: ignore[import-not-found]
+    from jupyter_client.manager import KernelManager  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     figures = {}
     began = Clock().__enter__()
@@ -161,7 +161,7 @@ def peer_ipykernel() -> dict[str, float]:
 
 
 def peer_smolagents() -> dict[str, float]:
-    from smolagents.local_python_executor import LocalPythonExecutor  # type: ignore[import-not-found]
+    from smolagents.local_python_executor import LocalPythonExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     with Clock() as clock:
         executor = LocalPythonExecutor(["matplotlib.*"])
