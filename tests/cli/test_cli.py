@@ -117,6 +117,7 @@ def test_what_cannot_work_is_one_sentence_and_exit_code_1(
 
 
 @pytest.mark.parametrize("page", ["<html>hello</html>", "garbage", '{"object": "list"}'])
+@pytest.mark.e2e
 def test_a_server_that_is_none_is_one_sentence(serve: Serve, home: dict[str, str], page: str) -> None:
     server = serve(lambda x: x.reply(200, page, "text/html" if "<" in page else "application/json"))
     done = agentkit("run", "-m", f"m@{server.url}", "?", home=home)

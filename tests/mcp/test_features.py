@@ -168,6 +168,7 @@ async def test_whoever_approves_sees_what_the_server_asks_and_a_no_goes_back_to_
             assert "rejected" in refused
 
 
+@pytest.mark.e2e
 async def test_a_server_can_give_our_model_tools_and_gets_its_calls() -> None:
     engine = ScriptedEngine([tool_call("dice", sides=20), "You threw 17."])
     host = Host(sample=model_of(engine), approve=yes)

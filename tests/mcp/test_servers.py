@@ -80,6 +80,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.e2e
 async def test_the_git_config_reads_the_log_of_a_repository(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ async def test_a_server_that_was_killed_between_calls_is_started_again_unnoticed
         assert int((await call(pids)).content.split()[1]) != pid
 
 
+@pytest.mark.e2e
 async def test_a_server_that_always_crashes_is_left_alone_after_a_few_restarts() -> None:
     async with MCPServers(raw()).open(complain) as tools:
         die = by_name(tools)["die"]

@@ -228,6 +228,7 @@ async def test_another_command_gets_another_server(place: Place) -> None:
         assert one.pid != other.pid and one.api_key != other.api_key
 
 
+@pytest.mark.e2e
 async def test_two_processes_that_start_at_once_share_one_server(place: Place) -> None:
     clients = [place.client(place.command(), keep_alive=0.3) for _ in range(2)]
     one, other = (started(client) for client in clients)
@@ -322,6 +323,7 @@ async def test_when_the_starting_process_is_killed_while_loading_nothing_is_left
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.3])
+@pytest.mark.e2e
 async def test_when_the_using_process_is_killed_nothing_is_left_after_keep_alive(
     place: Place, keep_alive: float
 ) -> None:
