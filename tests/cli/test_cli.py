@@ -105,6 +105,7 @@ def closed_port() -> int:
         (["model", "pull", "nonsense"], "There is no model 'nonsense'"),
     ],
 )
+@pytest.mark.e2e
 def test_what_cannot_work_is_one_sentence_and_exit_code_1(
     args: list[str], says: str, home: dict[str, str], tmp_path: Path
 ) -> None:

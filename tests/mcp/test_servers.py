@@ -62,6 +62,7 @@ async def sdk() -> AsyncIterator[Tools]:
 # --- servers that nobody here wrote
 
 
+@pytest.mark.e2e
 async def test_the_time_config_of_the_model_card_works_where_uvx_is_missing() -> None:
     async with MCPServers(CONFIGS / "time.json").open(complain) as tools:
         assert [tool.name for tool in tools] == ["get_current_time", "convert_time"]
@@ -264,6 +265,7 @@ async def test_a_silent_server_is_given_up_after_its_startup_timeout() -> None:
     assert report.error == "MCP server 'mute' did not start: no answer in 0.3 s"
 
 
+@pytest.mark.e2e
 async def test_a_call_that_hangs_ends_after_its_timeout_and_the_server_stays_usable() -> None:
     async with MCPServers(raw("raw", tool_timeout=0.7)).open(complain) as tools:
         tool = by_name(tools)

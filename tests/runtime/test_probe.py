@@ -328,6 +328,7 @@ def spoilt(value: Any, draw: Any) -> Any:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
+@pytest.mark.e2e
 def test_whatever_a_server_sends_it_is_read_without_failing(data: Any) -> None:
     events = [spoilt(_EVENT, data.draw) for _ in range(3)]
     read_whole(json.dumps(events[0]).encode(), "", False)

@@ -184,6 +184,7 @@ async def test_a_shell_keeps_its_directory_and_variables_and_shares_the_files(bo
     assert (await box.shell("basename $PWD")).stdout == "d\n"
 
 
+@pytest.mark.e2e
 async def test_a_shell_that_takes_too_long_is_ended_with_what_it_started(box: Sandbox) -> None:
     await box.run("x = 1")
     run = await box.shell(

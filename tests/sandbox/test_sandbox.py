@@ -192,6 +192,7 @@ async def test_floods_of_output_are_cut_in_the_middle_and_stopped(box: Sandbox) 
     assert len(run.stdout) < 7000
 
 
+@pytest.mark.e2e
 async def test_bombs_are_bounded(box: Sandbox) -> None:
     run = await box.run("blocks = [bytearray(64 << 20) for _ in range(40)]")
     assert (run.status, run.state_lost) == ("memory", False)
