@@ -36,7 +36,7 @@ __all__ = ["Agent", "Run", "RunResult", "Stopped"]
 Task: TypeAlias = str | Message | Sequence[Message | Mapping[str, Any]]
 AnyTool: TypeAlias = Tool | Toolset | Callable[..., Any] | str | os.PathLike[str] | Mapping[str, Any]
 
-_CONFIGS = (".json", ".jsonc", ".toml", ".yaml", ".yml")  # of MCP servers
+MCP_CONFIGS = (".json", ".jsonc", ".toml", ".yaml", ".yml")  # of MCP servers
 
 
 class Run(Generic[OutputT]):
@@ -280,7 +280,7 @@ def resolve_tools(tools: Sequence[AnyTool], mcp: Any = (), host: Any = None) -> 
         if isinstance(t, Tool):
             resolved.append(t)
         elif isinstance(t, str):
-            if t.endswith(_CONFIGS):
+            if t.endswith(MCP_CONFIGS):
                 sources.append(t)
             elif t in registry.names():
                 resolved.append(registry.get(t))

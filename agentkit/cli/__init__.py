@@ -226,10 +226,10 @@ def make_agent(
 
 def _set_up(names: tuple[str, ...], files: tuple[str, ...], lasting: bool) -> list[Any]:
     """The tools, with *files* in the workspaces that there are, and those with a workspace kept open between runs if *lasting*."""
-    from agentkit.agent import resolve_tools
+    from agentkit.agent import MCP_CONFIGS, resolve_tools
     from agentkit.errors import ConfigError
 
-    configs = [name for name in names if name.endswith(".json")]
+    configs = [name for name in names if name.endswith(MCP_CONFIGS)]
     found: list[Any] = list(resolve_tools([name for name in names if name not in configs]))
     fields = [getattr(t, "__dataclass_fields__", {}) for t in found]
     if files and not any("files" in has for has in fields):

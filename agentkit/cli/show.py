@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +28,7 @@ from agentkit.events import (
     TurnStarted,
 )
 from agentkit.messages import BadCall, ToolCall
-from agentkit.tools import Tool
+from agentkit.tools import Effect, Tool
 
 __all__ = ["Show", "mcp_report", "server_table", "tool_table"]
 
@@ -147,13 +147,16 @@ def _short(text: str, limit: int = 200) -> str:
 
 
 def tool_table(tools: Sequence[Tool]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
-    for column in ("tool", "arguments", "description"):
+    """One row for each tool."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("tool", "effects", "arguments", "description"):
         table.add_column(column, overflow="fold")
     for t in tools:
+        effects = ("unknown",) if t.effects is None else [e for e in get_args(Effect) if e in t.effects]
+        first = (t.description.splitlines() or [""])[0]
         arguments = ", ".join(t.parameters.get("properties") or ())
         table.add_row(
-            Text(t.name, style="cyan"), Text(arguments), Text((t.description.splitlines() or [""])[0])
+            Text(t.name, style="cyan"), Text(", ".join(effects) or "–"), Text(arguments), Text(first)
         )
     Console().print(table)
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from agentkit.cli import command, in_loop, warn
-
-if TYPE_CHECKING:
-    from agentkit.tools import Tool
 
 __all__ = ["tools"]
 
@@ -49,6 +44,7 @@ def list_(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
     from contextlib import AsyncExitStack
 
     from agentkit.agent import resolve_tools
+    from agentkit.cli.show import tool_table
     from agentkit.errors import AgentkitError
     from agentkit.tools import Tool, ToolRegistry, Toolset
 
@@ -75,26 +71,7 @@ def list_(names: tuple[str, ...], mcp: tuple[str, ...], schema: bool) -> None:
     if schema:
         click.echo(json.dumps([t.schema for t in found], ensure_ascii=False, indent=2))
     else:
-        _table(found)
-
-
-def _table(found: Sequence[Tool]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("tool", "effects", "arguments", "description"):
-        table.add_column(column, overflow="fold")
-    order = ("reads", "writes", "destroys", "executes", "network")
-    for t in found:
-        effects = ("unknown",) if t.effects is None else [e for e in order if e in t.effects]
-        first = (t.description.splitlines() or [""])[0]
-        arguments = ", ".join(t.parameters.get("properties") or ())
-        table.add_row(
-            Text(t.name, style="cyan"), Text(", ".join(effects) or "–"), Text(arguments), Text(first)
-        )
-    Console().print(table)
+        tool_table(found)
 
 
 @command(tools)
