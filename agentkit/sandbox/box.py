@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -83,7 +84,6 @@ class Sandbox:
         self._owner: tuple[int, int] | None = None  # uid and gid that get the workspace back
         self._process: processes.Process | None = None
         self._lock = anyio.Lock(fast_acquire=True)
-        self._request = 0
         self._has_state = False  # a worker runs, or has ended without anybody having been told
         self._running = False
         self._preload: tuple[str, ...] = ()
@@ -252,9 +252,9 @@ class Sandbox:
                 self._process = await self._start()
             self._has_state = True
             begun = anyio.current_time()
-            self._request += 1
+            number = 1 + secrets.randbelow(2**32 - 1)  # that code of an earlier run cannot give results for
             whole = None if keep is None else WholeOutput(self._workspace, keep, self._launch.uid)
-            run = Run(self._process, self._request, self.limits, on_output, whole)
+            run = Run(self._process, number, self.limits, on_output, whole)
             self._running = True
             try:
                 await run.follow(source, self.timeout if timeout is None else timeout)
