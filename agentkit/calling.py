@@ -11,6 +11,7 @@ import anyio
 from agentkit import planner as words
 from agentkit.errors import AgentkitError, ToolCrashed, ToolError
 from agentkit.messages import BadCall, ToolCall, ToolResult
+from agentkit.planner import Aids
 from agentkit.tools import Tool, ToolOutput, closest, same_name
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ log = logging.getLogger("agentkit")
 
 
 async def call_tool(
-    call: ToolCall | BadCall, tools: Mapping[str, Tool], may: May | None = None
+    call: ToolCall | BadCall, tools: Mapping[str, Tool], may: May | None = None, aids: Aids = Aids()
 ) -> ToolResult:
     """Run one call, if it *may* be made. What is the model's fault or the tool's comes back as a result the model can act on."""
     from agentkit.schema import fit, missing, wrong_arguments
@@ -35,7 +36,7 @@ async def call_tool(
     if found is None:
         said = words.no_such_tool(call.name, closest(call.name, tools), tools)
         return ToolResult(call.id, said, is_error=True, name=call.name)
-    arguments = fit(call.arguments, found.parameters)
+    arguments = fit(call.arguments, found.parameters) if aids.coerce else dict(call.arguments)
     try:
         if found.fn is None and (absent := missing(arguments, found.parameters)):
             problems = [f"{name} is missing" for name in absent]

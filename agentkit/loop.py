@@ -269,7 +269,7 @@ class Loop:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
             else:
                 with watched(partial(self._report, call)):
-                    result = await call_tool(call, offered, may if self.may else None)
+                    result = await call_tool(call, offered, may if self.may else None, self.planner.aids)
             result = replace(result, content=shortened(result.content, self.limits.result_chars))
             source = tools[result.name].source if result.name in tools else ""
             results[call.id] = fenced(result, source) if source else result

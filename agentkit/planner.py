@@ -12,7 +12,7 @@ from agentkit.parsing import GuidedParser, TurnParser, guided_schema
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.tools import Tool
 
-__all__ = ["Limits", "Parser", "Planner", "React", "Step"]
+__all__ = ["Aids", "Limits", "Parser", "Planner", "React", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,20 @@ class Limits:
     max_tokens: int | None = None
     timeout: float | None = None
     result_chars: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What is done so that a small model gets more right, each with its switch.
+
+    `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
+    probably meant. `guard`: a call that is made over and over is answered from what is known, then its tool is hidden, then
+    the run ends.
+    """
+
+    coerce: bool = True
+    hints: bool = True
+    guard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,9 @@ class Parser(Protocol):
 
 class Planner(Protocol):
     """Decides what the model is asked; the loop in `Agent` does the asking and runs the tools."""
+
+    @property
+    def aids(self) -> Aids: ...
 
     def start(
         self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
@@ -95,6 +112,8 @@ class React:
     )
 
     guided: Literal["auto", "always", "never"] = "auto"
+
+    aids: Aids = Aids()
 
     def start(
         self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
