@@ -16,7 +16,7 @@ from agentkit.errors import (
     UnknownTool,
 )
 from agentkit.messages import Artifact, Message, ToolCall, ToolResult, Usage
-from agentkit.planner import Limits, React
+from agentkit.planner import Aids, Limits, React
 from agentkit.progress import report_progress
 from agentkit.runtime.engine import Engine, ModelSettings
 from agentkit.tools import Tool, ToolOutput, ToolRegistry, Toolset, tool
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentkitError",
+    "Aids",
     "Artifact",
     "ConfigError",
     "ContextOverflow",

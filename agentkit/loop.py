@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from agentkit.calling import May, call_tool
 from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
 from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
+from agentkit.guard import Guard
 from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, user
 from agentkit.parsing import Repetition
 from agentkit.planner import Limits, Parser, Planner, Step
@@ -36,7 +36,6 @@ __all__ = ["Emit", "Loop"]
 Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 
 _OUTPUT_TRIES = 3  # answers that may fail to validate before the run gives up
-_REPEATS_HIDDEN, _REPEATS_ENDED = 2, 4  # the same calls in a row: their tools are hidden, the run ends
 _PENALTY = 1.5  # presence_penalty after endless repetition; Qwen3's card allows 0 to 2 against it
 _THOUGHTS_KEPT = 2_000  # characters of thoughts that were cut off, given back to the model
 _FEW_TOOLS = 1_000  # tokens; not even asked how long the context is
@@ -88,8 +87,8 @@ class Loop:
                 run.step = replace(run.step, turn=run.step.turn + 1)
                 box.update(tuple(self.tools().values()))
                 offered = tools = box.tools
-                if run.repeats >= _REPEATS_HIDDEN:
-                    offered = {name: t for name, t in tools.items() if name not in run.repeated}
+                if circle := run.guard.circle:
+                    offered = {name: t for name, t in tools.items() if name not in circle}
                 reply, finish_reason = await self._ask(
                     talk, tools, box.shown(tools.keys() - offered.keys()), run
                 )
@@ -104,15 +103,10 @@ class Loop:
                         talk.append(user(complaint))
                     continue
                 talk.append(reply)
-                run.count_repeats(reply)
-                over = (
-                    limits.max_tool_calls is not None and run.calls + len(reply.calls) > limits.max_tool_calls
-                )
-                if over or run.repeats >= _REPEATS_ENDED:
-                    why = "the limit of tool calls is reached" if over else "it was made too often"
-                    talk.append(_not_run(reply, f"Not run: {why}."))
-                    return ended("max_tool_calls" if over else "loop")
                 run.calls += len(reply.calls)
+                if limits.max_tool_calls is not None and run.calls > limits.max_tool_calls:
+                    talk.append(_not_run(reply))
+                    return ended("max_tool_calls")
                 results = await self._act(reply.calls, tools, offered, run)
                 box.load(r.name for r in results)
                 run.step = replace(
@@ -120,7 +114,11 @@ class Loop:
                     failed=any(r.is_error for r in results),
                     unreadable=any(isinstance(c, BadCall) for c in reply.calls),
                 )
-                talk.append(self.planner.results(results, run.repeats))
+                if self.planner.aids.guard:
+                    run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
+                talk.append(self.planner.results(results, run.guard.repeats))
+                if run.guard.ended:
+                    return ended("loop")
         return ended("timeout")
 
     async def _budget(self) -> int:
@@ -142,7 +140,7 @@ class Loop:
         def request(shown: Sequence[Message]) -> Request:
             made = self.planner.request(shown, offered, self.settings, run.step)
             settings = recommended(model(), made.settings, self.switch)
-            if run.repeats >= _REPEATS_HIDDEN:
+            if run.guard.circle:
                 settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
             if penalty is not None:
                 settings = replace(settings, presence_penalty=penalty)
@@ -296,10 +294,8 @@ class _Progress:
     think: bool = True  # False once a turn was nothing but thoughts …
     unsaid: str = ""  # … which were these
     misparsed: bool = False  # the server takes all that the model says for thoughts
-    repeats: int = 0  # how often in a row the model has made just the same calls
-    last: str = ""
+    guard: Guard = field(default_factory=Guard)
     decisions: list[Decision] = field(default_factory=list)
-    repeated: frozenset[str] = frozenset()  # the tools they called
 
     def __post_init__(self) -> None:
         self.step = Step(0, self.session)
@@ -312,16 +308,6 @@ class _Progress:
         if not thoughts and self.unsaid:  # without thinking it says nothing: then that was it
             thoughts, self.unsaid, self.misparsed, self.think = self.unsaid, "", True, True
         return thoughts if settings.thinking is False or self.misparsed else ""
-
-    def count_repeats(self, reply: Message) -> None:
-        made = json.dumps(
-            [[c.name, c.arguments] if isinstance(c, ToolCall) else c.raw for c in reply.calls],
-            sort_keys=True,
-            default=str,
-        )
-        self.repeats = self.repeats + 1 if made == self.last else 1
-        self.last = made
-        self.repeated = frozenset(c.name for c in reply.calls if isinstance(c, ToolCall))
 
 
 def _once_each(reply: Message) -> Message:
@@ -338,6 +324,7 @@ def _once_each(reply: Message) -> Message:
     return Message(reply.role, tuple(parts))
 
 
-def _not_run(reply: Message, why: str) -> Message:
-    """Results for calls that a limit stopped, so that the conversation can be taken up again."""
+def _not_run(reply: Message) -> Message:
+    """Results for calls that the limit stopped, so that the conversation can be taken up again."""
+    why = "Not run: the limit of tool calls is reached."
     return Message("tool", tuple(ToolResult(c.id, why, is_error=True) for c in reply.calls))

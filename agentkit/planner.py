@@ -36,8 +36,8 @@ class Aids:
     """What is done so that a small model gets more right, each with its switch.
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
-    probably meant. `guard`: a call that is made over and over is answered from what is known, then its tool is hidden, then
-    the run ends.
+    probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
+    so, then the tools are hidden, then the run ends.
     """
 
     coerce: bool = True

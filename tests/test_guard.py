@@ -1,0 +1,73 @@
+"""Runs that go round in circles: told so, then without the tools, then ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from agentkit import Agent, React, tool
+from agentkit.planner import Aids
+from agentkit.testing import ScriptedEngine
+from agentkit.tools import Tool
+
+pytestmark = pytest.mark.anyio
+
+
+def call(name: str, **arguments: Any) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def tools(say: Callable[[], object]) -> list[Tool]:
+    @tool
+    def ping() -> str:
+        """Ping."""
+        return f"pong {say()}"
+
+    @tool
+    def look(where: str) -> str:
+        """Look somewhere."""
+        return f"nothing in {where}"
+
+    return [ping, look]
+
+
+def offered(engine: ScriptedEngine) -> list[set[str]]:
+    return [{t["function"]["name"] for t in request.tools} for request in engine.requests]
+
+
+async def test_two_calls_in_turn_are_a_circle_too() -> None:
+    engine = ScriptedEngine([call("ping"), call("look", where="a")] * 8)
+    result = await Agent(engine, tools=tools(lambda: "!")).run("?")
+    assert (result.stopped, result.turns) == ("loop", 6)
+    assert offered(engine)[:4] == [{"ping", "look"}] * 4 and offered(engine)[4] == set()
+
+
+async def test_the_same_call_with_another_result_is_progress() -> None:
+    page = iter(["one", "two", "three", "four", "five"])
+    engine = ScriptedEngine([call("ping")] * 5 + ["Five pages."])
+    result = await Agent(engine, tools=tools(lambda: next(page))).run("?")
+    assert (result.stopped, result.output) == ("answer", "Five pages.")
+
+
+async def test_a_clock_that_goes_on_is_not_progress() -> None:
+    clock = count(1)
+    engine = ScriptedEngine([call("ping")] * 9)
+    result = await Agent(engine, tools=tools(lambda: next(clock))).run("?")
+    assert (result.stopped, result.turns) == ("loop", 4)
+    assert next(clock) == 3  # it was hidden when it was called the third time
+
+
+async def test_a_tool_comes_back_once_something_else_was_done() -> None:
+    engine = ScriptedEngine([call("ping"), call("ping"), call("look", where="a"), "done"])
+    await Agent(engine, tools=tools(lambda: "!")).run("?")
+    assert offered(engine) == [{"ping", "look"}, {"ping", "look"}, {"look"}, {"ping", "look"}]
+
+
+async def test_the_guard_can_be_switched_off() -> None:
+    engine = ScriptedEngine([call("ping")] * 9 + ["done"])
+    result = await Agent(engine, tools=tools(lambda: "!"), planner=React(aids=Aids(guard=False))).run("?")
+    assert result.stopped == "answer" and all(names == {"ping", "look"} for names in offered(engine))
