@@ -159,6 +159,16 @@ class Agent(Generic[OutputT]):
         shown = Toolbox(tools, budget, messages[-1].text).shown()
         return await measure(engine, self.planner.request(messages, shown, self.settings, Step(1, "")))
 
+    def as_tool(self, name: str, description: str, *, argument: str = "task") -> Toolset:
+        """This agent as a tool for another one's `tools`: it is given a task, and its answer is the result.
+
+        Each call is a run of its own, with this agent's tools, limits and permissions. Without a model of its own it asks the
+        one that the other has open. More in `agentkit.subagents.agent_tool`.
+        """
+        from agentkit.subagents import agent_tool
+
+        return agent_tool(self, name, description, argument=argument)
+
     def run_sync(self, task: Task) -> RunResult[OutputT]:
         """`run` for programs that are not async."""
         return anyio.run(self.run, task)
@@ -209,8 +219,13 @@ class Agent(Generic[OutputT]):
                 from agentkit.mcp.resources import read_as_messages
 
                 messages = [*await read_as_messages(_connections(opened), self._context), *messages]
+            engine = opened.engine
+            if self.planner.aids.votes > 1:
+                from agentkit.voting import Voting
+
+                engine = Voting(engine, self.planner.aids.votes)
             loop = Loop(
-                opened.engine,
+                engine,
                 self.planner,
                 named,
                 self.limits,

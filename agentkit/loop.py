@@ -109,6 +109,7 @@ class Loop:
                     return ended("max_tool_calls")
                 results = await self._act(reply.calls, tools, offered, run)
                 box.load(r.name for r in results)
+                run.usage = sum((r.usage for r in results if r.usage), run.usage)
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),

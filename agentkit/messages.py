@@ -84,6 +84,7 @@ class ToolResult:
     is_error: bool = False
     name: str = ""
     artifacts: tuple[Artifact, ...] = ()
+    usage: Usage | None = None  # what models used up for it, such as an agent that is a tool
 
 
 Part: TypeAlias = Text | Thinking | ToolCall | BadCall | ToolResult

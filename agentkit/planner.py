@@ -37,12 +37,14 @@ class Aids:
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so, then the tools are hidden, then the run ends.
+    so, then the tools are hidden, then the run ends. `votes`: so many samples are taken of each turn that may call tools, and the
+    one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
 
     coerce: bool = True
     hints: bool = True
     guard: bool = True
+    votes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,8 @@ class React:
         if instructions:
             parts.append(instructions)
         ours = "\n\n".join(parts)
-        given = [
-            m.text for m in task if m.role == "system" and m.text != ours
-        ]  # a conversation taken up again has ours
+        # a conversation that is taken up again begins with ours
+        given = [m.text.removeprefix(ours).strip() for m in task if m.role == "system"]
         head = "\n\n".join(part for part in (ours, *given) if part)
         return [*([system(head)] if head else []), *(m for m in task if m.role != "system")]
 

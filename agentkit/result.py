@@ -37,9 +37,9 @@ class RunResult(Generic[OutputT]):
     """How a run ended, with everything that was said.
 
     `output` is the answer: text, or a value of the agent's `output_type`. When `stopped` is not "answer" it is the last
-    text the model wrote (perhaps ""), and None for another `output_type` than str. `usage` sums all turns. `cuts` says what the
-    model was no longer shown because the context was full; `messages` has it all. `decisions` has one for each call that the
-    agent's permissions were asked about.
+    text the model wrote (perhaps ""), and None for another `output_type` than str. `usage` sums all turns, with those of
+    agents that were called as tools. `cuts` says what the model was no longer shown because the context was full; `messages`
+    has it all. `decisions` has one for each call that the agent's permissions were asked about.
     """
 
     output: OutputT

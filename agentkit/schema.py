@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
-from agentkit.errors import ConfigError, ToolError
+from agentkit.errors import ConfigError
+from agentkit.faults import Fault, Walk, WrongArguments, schema_at, types
 
 __all__ = [
     "Signature",
-    "fit",
-    "missing",
     "output_adapter",
     "signature",
     "simplify",
@@ -33,11 +32,13 @@ class Signature:
 
     description: str
     parameters: Mapping[str, Any]
-    bind: Callable[[Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]  # raises ToolError
+    bind: Callable[[Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]  # raises WrongArguments
 
 
-def signature(fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None) -> Signature:
-    """Read *fn*; `names` are what its annotations may use besides its module's globals.
+def signature(
+    fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None, title: str | None = None
+) -> Signature:
+    """Read *fn*; `names` are what its annotations may use besides its module's globals, `title` what it is called.
 
     Descriptions of arguments come from the docstring (Google, NumPy or Sphinx style), from `Annotated[T, "text"]`, or
     from pydantic's `Field(description=…)`. Raises `ConfigError` for an annotation that has no JSON schema.
@@ -47,7 +48,7 @@ def signature(fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None)
     from pydantic.errors import PydanticUserError
     from pydantic_core import PydanticUndefined
 
-    title = getattr(fn, "__name__", "tool")
+    title = title or str(getattr(fn, "__name__", "tool"))
     docs = parse(inspect.getdoc(fn) or "")
     described = {p.arg_name: " ".join((p.description or "").split()) for p in docs.params}
     try:
@@ -83,7 +84,8 @@ def signature(fn: Callable[..., Any], *, names: Mapping[str, Any] | None = None)
         try:
             values = model.model_validate(dict(arguments))
         except ValidationError as exc:
-            raise ToolError(_explain(title, parameters_schema, exc.errors(include_url=False))) from None
+            found = _faults(parameters_schema, exc.errors(include_url=False))
+            raise WrongArguments(title, parameters_schema, found) from None
         args = tuple(
             getattr(values, f"p{i}") for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_ONLY
         )
@@ -132,96 +134,12 @@ def simplify(schema: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def fit(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with values turned into what the schema asks for, where that loses nothing.
-
-    "3" becomes 3, "true" becomes true, "[1]" becomes [1], 5 becomes "5" or [5], as the property's type says. What cannot be
-    turned is left as it is: the tool says what is wrong with it.
-    """
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        return dict(arguments)
-    if len(properties) == len(arguments) == 1 and properties.keys() != arguments.keys():
-        arguments = dict(zip(properties, arguments.values(), strict=True))  # the one there is, misnamed
-    return {
-        name: _fit(value, properties[name]) if name in properties else value
-        for name, value in arguments.items()
-    }
-
-
-def _types(schema: Any) -> set[str]:
-    """The JSON types a schema allows; empty when it allows any or is too clever to tell."""
-    if not isinstance(schema, Mapping):
-        return set()
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return {kind}
-    if isinstance(kind, list):
-        return {k for k in kind if isinstance(k, str)}
-    found: set[str] = set()
-    for branch in schema.get("anyOf") or schema.get("oneOf") or ():
-        inner = _types(branch)
-        if not inner:
-            return set()
-        found |= inner
-    return found
-
-
-def _fit(value: Any, schema: Any) -> Any:
-    allowed = _types(schema)
-    if not allowed or _kind(value) & allowed:
-        if isinstance(value, Mapping) and isinstance(schema, Mapping):
-            return fit(value, schema)
-        if isinstance(value, list) and isinstance(schema, Mapping) and schema.get("items"):
-            return [_fit(v, schema["items"]) for v in value]
-        return value
-    if isinstance(value, str):
-        text = value.strip()
-        if allowed == {"boolean"} and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        try:
-            read = json.loads(text)
-        except ValueError:
-            read = None
-        if read is not None and _kind(read) & allowed:
-            return _fit(read, schema)
-        if "null" in allowed and text.lower() in ("null", "none", ""):
-            return None
-    elif "string" in allowed and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float) and "integer" in allowed and value.is_integer():
-        return int(value)
-    if "array" in allowed and not isinstance(value, list | Mapping) and value is not None:
-        items = schema.get("items") if isinstance(schema, Mapping) else None
-        return [_fit(value, items)]
-    return value
-
-
-def _kind(value: Any) -> set[str]:
-    match value:
-        case bool():
-            return {"boolean"}
-        case int():
-            return {"integer", "number"}
-        case float():
-            return {"number"}
-        case str():
-            return {"string"}
-        case None:
-            return {"null"}
-        case list() | tuple():
-            return {"array"}
-        case Mapping():
-            return {"object"}
-    return set()
-
-
 def spell(schema: Mapping[str, Any]) -> str:
     """The arguments in one line: `city (string, required), days (integer, default 3)`."""
     required = schema.get("required") or ()
     lines = []
     for name, prop in (schema.get("properties") or {}).items():
-        kind = " or ".join(sorted(_types(prop))) or "any"
+        kind = " or ".join(sorted(types(prop))) or "any"
         if isinstance(prop, Mapping) and prop.get("enum"):
             kind = "one of " + ", ".join(json.dumps(v, ensure_ascii=False) for v in prop["enum"])
         more = "required" if name in required else "optional"
@@ -231,28 +149,32 @@ def spell(schema: Mapping[str, Any]) -> str:
     return ", ".join(lines) or "none"
 
 
-def missing(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
-    """The required arguments that are not there."""
-    return [name for name in schema.get("required") or () if name not in arguments]
-
-
 def wrong_arguments(name: str, schema: Mapping[str, Any], problems: Sequence[str]) -> str:
-    """What the model is told: what is wrong, then what is right."""
+    """What the model is told where others have judged, and only they know which argument they mean."""
     return f"Wrong arguments for {name}: {'; '.join(problems)}. Its arguments are: {spell(schema)}. Call it again."
 
 
-def _explain(name: str, schema: Mapping[str, Any], errors: Sequence[Any]) -> str:
-    problems = []
-    for error in errors[:5]:
-        where = ".".join(str(part) for part in error["loc"]) or "the arguments"
-        if error["type"] == "missing":
-            problems.append(f"{where} is missing")
-        elif error["type"] == "extra_forbidden":
-            problems.append(f"it has no argument {where}")
+def _faults(schema: Mapping[str, Any], errors: Sequence[Any]) -> list[Fault]:
+    """What pydantic finds wrong, each thing once: it names every type that a value could have had."""
+    found: dict[tuple[str | int, ...], Fault] = {}
+    for error in errors:
+        kind = {"missing": "missing", "extra_forbidden": "unknown"}.get(error["type"])
+        *within, last = error["loc"] or ("",)
+        path: tuple[str | int, ...] = ()
+        for part in within:  # a part that the schema does not know is a branch of a union
+            if schema_at(schema, (*path, part)) is not None:
+                path = (*path, part)
+        if last != "" and (kind or schema_at(schema, (*path, last)) is not None):
+            path = (*path, last)
+        said = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+        if kind is None:
+            # its type is told by the schema; what the schema cannot say, by pydantic
+            value, walk = error.get("input"), Walk(schema)
+            typed = not path or walk.valid(value, schema_at(schema, path, walk))
+            found.setdefault(path, Fault(path, "other" if typed else "type", value, said))
         else:
-            got = json.dumps(error.get("input"), ensure_ascii=False, default=str)
-            problems.append(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {got[:80]}")
-    return wrong_arguments(name, schema, problems)
+            found.setdefault(path, Fault(path, "missing" if kind == "missing" else "unknown", said=said))
+    return list(found.values())
 
 
 def output_adapter(output_type: Any) -> tuple[Callable[[Any], Any], dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, TypeAlias, overload, runtime_checkabl
 import anyio.to_thread
 
 from agentkit.errors import ConfigError, UnknownTool
-from agentkit.messages import Artifact
+from agentkit.messages import Artifact, Usage
+from agentkit.spelling import closest
 
 __all__ = [
     "AskUser",
@@ -37,6 +38,7 @@ class ToolOutput:
     content: str  # what the model reads
     is_error: bool = False
     artifacts: tuple[Artifact, ...] = ()
+    usage: Usage | None = None  # what models used up for it; counts as the run's
 
 
 # What a call may do besides computing its result: look at what is not in its arguments, change something, overwrite or
@@ -196,7 +198,8 @@ def function_tool(
 
     if not callable(fn):
         raise ConfigError(f"A tool is a function, a tool's name or an MCP config, not {fn!r}.")
-    read = signature(fn, names=names)
+    called = name or str(getattr(fn, "__name__", type(fn).__name__))
+    read = signature(fn, names=names, title=called)
     is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
     async def handler(arguments: Mapping[str, Any]) -> ToolOutput:
@@ -207,7 +210,6 @@ def function_tool(
             value = await anyio.to_thread.run_sync(lambda: fn(*args, **kwargs), abandon_on_cancel=True)
         return value if isinstance(value, ToolOutput) else ToolOutput(to_text(value))
 
-    called = name or str(getattr(fn, "__name__", type(fn).__name__))
     return Tool(
         called,
         description or read.description,
@@ -271,22 +273,3 @@ class ToolRegistry:
                     log.warning("the tool pack %s has a second %r; the first one is used", pack.name, name)
                 self._installed = places | self._installed
         return self._installed
-
-
-def closest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str | None:
-    """The known name that *name* was probably meant to be."""
-    from difflib import get_close_matches
-
-    folded = {_fold(k): k for k in known}
-    match = get_close_matches(_fold(name), folded, n=1, cutoff=0.6)
-    return folded[match[0]] if match else None
-
-
-def same_name(name: str, known: Mapping[str, Any]) -> str | None:
-    """The known name that differs from *name* only in case and punctuation, if there is just one."""
-    matches = [k for k in known if _fold(k) == _fold(name)]
-    return matches[0] if len(matches) == 1 else None
-
-
-def _fold(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())

@@ -28,7 +28,7 @@ from agentkit import Agent, Limits, ModelSettings, React, Tool, ToolOutput
 from agentkit.messages import ToolCall
 from agentkit.runtime.engine import Chunk, Request
 from agentkit.runtime.openai_compatible import OpenAICompatible
-from agentkit.schema import fit
+from agentkit.repair import fit
 
 QUESTIONS = {"simple_python": 10, "multiple": 10, "parallel": 10, "irrelevance": 8}
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}  # the data's own names

@@ -143,7 +143,7 @@ async def test_calls_in_one_reply_run_side_by_side(blocking: bool) -> None:
         (call("add", '{"a": 1}'), "b is missing"),
         (
             call("add", '{"a": 1, "b": "many"}'),
-            'b: input should be a valid integer, unable to parse string as an integer, got "many"',
+            'b must be an integer, not "many". For example: "b": 1. Call add again',
         ),
         (call("add", '{"a": 1, "b": 2, "c": 3}'), "it has no argument c"),
     ],

@@ -18,8 +18,11 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "errors": set(),
     "messages": set(),
     "events": {"messages"},
-    "schema": {"errors"},
-    "tools": {"errors", "messages", "schema"},
+    "spelling": set(),
+    "faults": {"errors", "spelling"},
+    "repair": {"faults", "spelling"},
+    "schema": {"errors", "faults"},
+    "tools": {"errors", "messages", "schema", "spelling"},
     "parsing": LOW | {"schema", "tools"},
     "runtime": LOW | {"parsing"},  # the probe reads calls out of text
     "mcp": LOW | {"parsing", "progress", "runtime", "schema", "tools"},
@@ -31,19 +34,24 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "sandbox": LOW | {"progress", "sharing"},
     "adopt": LOW | {"schema", "tools"},
     "planner": LOW | {"parsing", "runtime", "tools"},
-    "calling": LOW | {"permissions", "planner", "schema", "tools"},
+    "guard": LOW,
+    "voting": LOW | {"parsing", "repair", "runtime"},
+    "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
     "context": LOW | {"runtime"},
     "formats": set(),
     "result": LOW | {"permissions"},
     "loop": LOW
-    | {"calling", "context", "parsing", "permissions", "planner", "progress", "result", "runtime"}
+    | {"calling", "context", "guard", "parsing", "permissions", "planner", "progress", "result", "runtime"}
     | {"toolbox", "tools"},
     "agent": LOW
     | {"adopt", "calling", "context", "loop", "mcp", "permissions", "planner", "result", "runtime"}
-    | {"schema", "sharing", "toolbox", "tools"},
+    | {"schema", "sharing", "subagents", "toolbox", "tools", "voting"},
+    "subagents": LOW | {"agent", "context", "progress", "runtime", "schema", "tools"},  # above the agent
     "testing": LOW | {"runtime"},
+    "evals": LOW | {"agent", "mcp", "planner", "result", "runtime", "sharing", "tools"},
     "cli": LOW
-    | {"agent", "mcp", "parsing", "permissions", "planner", "runtime", "sandbox", "schema", "tools"},
+    | {"agent", "evals", "mcp", "parsing", "permissions", "planner", "runtime", "sandbox"}
+    | {"schema", "tools"},
 }
 HEAVY = {
     "httpx2",

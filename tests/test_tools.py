@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from agentkit import ConfigError, Tool, ToolError, ToolRegistry, Toolset, UnknownTool, tool
-from agentkit.schema import fit, signature, simplify, to_text
+from agentkit.repair import fit
+from agentkit.schema import signature, simplify, to_text
 from agentkit_tools import TOOLS
 
 pytestmark = pytest.mark.anyio
