@@ -1,4 +1,4 @@
-"""The `agentkit` command: run, chat, model, tools, mcp, doctor. What each needs is imported when it is called."""
+"""The `agentkit` command: run, chat, model, tools, mcp, eval, doctor. What each needs is imported when it is called."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Main(click.Group):
-    """`mcp` and `tools` are many commands: modules of their own, imported when they are asked for."""
+    """`eval`, `mcp` and `tools` are many commands: modules of their own, imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "mcp", "tools"])
+        return sorted([*super().list_commands(ctx), "eval", "mcp", "tools"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "eval":
+            from agentkit.cli.eval import evals
+
+            return evals
         if cmd_name == "mcp":
             from agentkit.cli.mcp import mcp
 

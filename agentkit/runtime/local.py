@@ -15,6 +15,7 @@ from agentkit.runtime.engine import Chunk, Request
 
 if TYPE_CHECKING:
     from agentkit.runtime.hosted import Hosted
+    from agentkit.runtime.server import HostedServer
 
 __all__ = ["ENGINES", "Local", "choose", "engine_for", "served_name", "split"]
 
@@ -73,6 +74,11 @@ class Local:
                 "The model is not running; use the engine inside `async with`, or give it to an Agent."
             )
         return self._engine
+
+    @property
+    def server(self) -> HostedServer | None:
+        """The server, while it runs."""
+        return self._running().server
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         async with aclosing(self._running().stream(request)) as chunks:
