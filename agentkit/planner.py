@@ -104,7 +104,9 @@ class React:
 
     guidance: str = (
         "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
-        "would have to guess, call it. If the request has several parts, call the tool that each part needs. "
+        "would have to guess, call it. If the request asks for several things, make all the calls at once, one for each "
+        "of them: each in its own <tool_call>, or all in a JSON list "
+        '[{"name": ..., "arguments": {...}}, {"name": ..., "arguments": {...}}]. '
         "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
     )
 
