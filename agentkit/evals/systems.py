@@ -97,18 +97,23 @@ class AgentkitSystem:
 def switches() -> list[str]:
     """What can be switched, one at a time: "-coerce" takes an aid away, "+guided" adds one that is off by default.
 
-    They are the switches and the texts of `React` and its `Aids`; a text is taken away by leaving it empty.
+    They are the switches and the texts of `React` and its `Aids`; a text is taken away by leaving it empty, a number
+    (of votes) becomes 3.
     """
-    return [("+" if default in (False, "auto") else "-") + name for name, default in _defaults().items()]
+    off = (False, "auto")
+    return [
+        ("+" if type(default) is int or default in off else "-") + name
+        for name, default in _defaults().items()
+    ]
 
 
-def _defaults() -> dict[str, bool | str]:
+def _defaults() -> dict[str, bool | str | int]:
     holders = (Aids(), React())
     found = {f.name: (f.type, getattr(h, f.name)) for h in holders for f in fields(h)}
     return {
         name: default
         for name, (kind, default) in found.items()
-        if kind in ("bool", "str") or name == "guided"
+        if kind in ("bool", "str", "int") or name == "guided"
     }
 
 
@@ -119,9 +124,12 @@ def switched(*which: str) -> AgentkitSystem:
         if switch not in switches():
             raise ConfigError(f"There is no aid to switch by {switch!r}; there are: {' '.join(switches())}.")
         default = _defaults()[switch[1:]]
-        changes[switch[1:]] = (
-            "always" if default == "auto" else "" if isinstance(default, str) else not default
-        )
+        if type(default) is int:
+            changes[switch[1:]] = 3
+        else:
+            changes[switch[1:]] = (
+                "always" if default == "auto" else "" if isinstance(default, str) else not default
+            )
     ours = {f.name for f in fields(Aids)}
     aids = replace(Aids(), **{name: v for name, v in changes.items() if name in ours})
     rest = {name: v for name, v in changes.items() if name not in ours}

@@ -19,7 +19,7 @@ from agentkit.evals.bfcl import COUNTS, Bfcl, bfcl
 from agentkit.evals.suite import Call, Case, Ended, Outcome, Suite, Verdict
 from agentkit.tools import Tool
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 needs_data = pytest.mark.skipif(
     find_spec("bfcl_eval") is None or find_spec("mpmath") is None,

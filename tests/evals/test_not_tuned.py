@@ -14,9 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SPEC = find_spec("bfcl_eval")
-pytestmark = pytest.mark.skipif(SPEC is None, reason="pip install --no-deps bfcl-eval")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(SPEC is None, reason="pip install --no-deps bfcl-eval"),
+]
 OURS = {"list_files", "web_search", "word_count"}  # tools that are here for what they do
-EVERYBODYS = {"get_current_time", "get_weather"}  # the time server's tool, and the example of every documentation
+# the time server's tool, and the example of every documentation
+EVERYBODYS = {"get_current_time", "get_weather"}
 PHRASES = """You are a helpful assistant with. Thought Action Action Input Observation can.
 Thought: I now know the final answer. Final Answer: the final answer"""  # a greeting, and ReAct's own words
 
@@ -53,7 +57,11 @@ def texts() -> Iterator[tuple[str, str]]:
 
 def test_no_function_of_the_benchmark_is_named() -> None:
     names = {f["name"] for case in questions() for f in case.get("function", [])}
-    told = {name for name in names if re.search(r"[a-z]+[_.][a-z]+", name, re.I) and len(name) > 7} - OURS - EVERYBODYS
+    told = (
+        {name for name in names if re.search(r"[a-z]+[_.][a-z]+", name, re.I) and len(name) > 7}
+        - OURS
+        - EVERYBODYS
+    )
     assert len(told) > 1_500
     spelled = re.compile(r"[A-Za-z][\w.]*")
     found = [(where, word) for where, text in texts() for word in spelled.findall(text) if word in told]

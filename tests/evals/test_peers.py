@@ -24,7 +24,7 @@ from benchmarks.compare import FOLDER, PEERS, Peer, complete, environment, pytho
 
 from . import small_suite
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 Serve = Callable[..., Any]
 HERE = Path(sys.executable)
 FRAMEWORKS = {"smolagents_code": "smolagents", "smolagents_tools": "smolagents", "qwen_agent": "qwen_agent"}
@@ -204,7 +204,6 @@ async def adds(name: str, python: Path, serve: Serve, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-@pytest.mark.e2e
 async def test_frameworks_that_are_installed_here_call_tools_and_answer(
     name: str, serve: Serve, tmp_path: Path
 ) -> None:
@@ -214,7 +213,6 @@ async def test_frameworks_that_are_installed_here_call_tools_and_answer(
 
 
 @pytest.mark.parametrize("name", PEERS)
-@pytest.mark.e2e
 async def test_each_peer_calls_tools_and_answers_in_its_environment(
     name: str, serve: Serve, tmp_path: Path
 ) -> None:

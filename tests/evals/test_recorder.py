@@ -31,7 +31,7 @@ from agentkit.runtime.engine import Request as EngineRequest
 from agentkit.runtime.openai_compatible import OpenAICompatible
 from agentkit.tools import Tool, ToolOutput
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 Serve = Callable[..., Any]
 
 ADD = {

@@ -24,7 +24,7 @@ from agentkit.planner import Aids, React
 
 from .small_suite import Sums, model, suite
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 Serve = Callable[..., Any]
 
 

@@ -20,19 +20,14 @@ from agentkit.evals.tasks.answers import Answer, Date, Duration, Name, Names, No
 from agentkit.evals.tasks.world import TaskWorld
 from agentkit.messages import ToolCall
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]  # sandboxes, servers, parsers in processes of their own
 
 SUITE: Any = tasks()
-SLOW = ("data", "sql", "web")  # a sandbox, a server or a parser's process for each of them
-QUICK = ("data-monthly", "sql-tables", "web-table")  # one of each all the same
 IDS = [*SUITE.by_id]
 CONCLUDED = (  # what is asked there stands in no result just so: it is counted, or one of several
     *("files-find", "files-count", "files-chain", "git-branches", "git-count", "git-uncommitted"),
     *("web-json", "web-person", "web-paged", "sql-tables"),
 )
-MARKED = [
-    pytest.param(id, marks=pytest.mark.e2e) if id.startswith(SLOW) and id not in QUICK else id for id in IDS
-]
 
 
 def case_of(id: str) -> Case:
@@ -63,7 +58,7 @@ async def solve(world: TaskWorld, task: Task) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-@pytest.mark.parametrize("id", MARKED)
+@pytest.mark.parametrize("id", IDS)
 async def test_a_task_is_passed_by_its_solution_and_by_nothing_less(id: str) -> None:
     task = task_of(id)
     children = _children()
@@ -197,7 +192,6 @@ async def test_only_the_last_turns_answer_counts() -> None:
         assert not (await world.check(Outcome((), (), "answer"))).passed
 
 
-@pytest.mark.e2e
 async def test_the_database_can_only_be_read() -> None:
     async with SUITE.open(case_of("sql-tables")) as world:
         tools = {tool.name: tool for tool in world.tools}

@@ -33,7 +33,7 @@ from agentkit.progress import report_progress
 from agentkit.testing import ScriptedEngine
 from agentkit.tools import Tool, ToolOutput
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 HERE = Path(__file__).parent
 Spec = Callable[..., ServerSpec]
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])

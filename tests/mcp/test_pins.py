@@ -58,6 +58,7 @@ async def test_who_is_asked_and_says_yes_is_not_asked_again(tmp_path: Path) -> N
     assert asked == [("sick", ['evil: its description says "New." where it said "Old."'])]
 
 
+@pytest.mark.e2e
 async def test_pins_are_files_that_only_their_owner_reads_and_broken_ones_are_made_anew(
     tmp_path: Path,
 ) -> None:

@@ -162,6 +162,7 @@ INSTANCES = st.recursive(
 )
 
 
+@pytest.mark.e2e
 @settings(max_examples=150)
 @given(
     st.dictionaries(st.sampled_from("ab"), SCHEMAS),

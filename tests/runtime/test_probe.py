@@ -23,7 +23,7 @@ from agentkit.runtime.probe import CHECKS, Finding, Report, probe_server, sugges
 
 from .fake_server import KEY, MODEL, fake_server  # beside this file
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 BAD = ("warn", "missing")
 

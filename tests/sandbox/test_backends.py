@@ -101,6 +101,7 @@ async def test_a_container_is_as_closed_as_an_engine_can_make_it(engine: Path, t
     assert all("readonly" in mount for mount in mounts[1:])
 
 
+@pytest.mark.e2e
 async def test_a_worker_in_a_container_is_like_any_other(engine: Path, tmp_path: Path) -> None:
     async with Sandbox(tmp_path / "work", backend="docker", timeout=20) as box:
         run = await box.run("x = 41\nprint('é')\nimport sys; print('to stderr', file=sys.stderr)\nx + 1")
