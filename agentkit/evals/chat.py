@@ -34,11 +34,11 @@ def _without_none(value: Any) -> Any:
 
 
 def _message(message: Any) -> Any:
-    """With its content as text, if it is a list of one text."""
+    """With its content as text, if it is a list of one text, and its fields in one order: templates ask for them by name."""
     match message:
         case {"content": [{"type": "text", "text": str(text), **rest}]} if not rest:
-            return {**message, "content": text}
-    return message
+            message = {**message, "content": text}
+    return dict(sorted(message.items())) if isinstance(message, dict) else message
 
 
 def _loose(tool: Any) -> Any:

@@ -220,6 +220,8 @@ def _listening(host: str, port: int) -> Any:
             f"Cannot listen on {host}:{port}: {exc.strerror}; choose another with --port."
         ) from exc
     with listener:
+        # asyncio sets it on sockets of its own making only; without it each answer waits some 40 ms for an acknowledgement
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 
 
