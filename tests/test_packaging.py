@@ -34,6 +34,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "sandbox": LOW | {"progress", "sharing"},
     "adopt": LOW | {"schema", "tools"},
     "planner": LOW | {"parsing", "runtime", "tools"},
+    "grounding": set(),
     "guard": LOW,
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
@@ -41,7 +42,18 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "formats": set(),
     "result": LOW | {"permissions"},
     "loop": LOW
-    | {"calling", "context", "guard", "parsing", "permissions", "planner", "progress", "result", "runtime"}
+    | {
+        "calling",
+        "context",
+        "grounding",
+        "guard",
+        "parsing",
+        "permissions",
+        "planner",
+        "progress",
+        "result",
+        "runtime",
+    }
     | {"toolbox", "tools"},
     "agent": LOW
     | {"adopt", "calling", "context", "loop", "mcp", "permissions", "planner", "result", "runtime"}

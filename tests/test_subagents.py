@@ -70,7 +70,7 @@ class Opened(ScriptedEngine):
 async def test_an_agent_s_answer_is_the_result_of_the_call() -> None:
     inner, outer = ScriptedEngine([LOOK, "It is there."]), ScriptedEngine([ASK, "x is there."])
     agent = Agent(inner, instructions="Be brief.", tools=[look])
-    result = await Agent(outer, tools=[helper(agent)]).run("Where is x?")
+    result = await Agent(outer, tools=[helper(agent)]).run("Find out where x is.")
     assert result.output == "x is there."
     assert results(outer.requests[1].messages[-1]) == [("It is there.", False)]
 
@@ -78,14 +78,14 @@ async def test_an_agent_s_answer_is_the_result_of_the_call() -> None:
 async def test_an_agent_says_by_itself_how_it_is_a_tool() -> None:
     engine = ScriptedEngine([ASK, "It is there.", "x is there."])
     found = Agent(tools=[look]).as_tool("helper", "Finds things.")
-    assert (await Agent(engine, tools=[found]).run("Where is x?")).output == "x is there."
+    assert (await Agent(engine, tools=[found]).run("Find out where x is.")).output == "x is there."
     assert engine.requests[0].tools[0]["function"]["description"] == "Finds things."
 
 
 async def test_it_works_in_a_conversation_of_its_own_with_tools_of_its_own() -> None:
     inner, outer = ScriptedEngine([LOOK, "It is there."]), ScriptedEngine([ASK, "x is there."])
     agent = Agent(inner, instructions="Be brief.", tools=[look])
-    await Agent(outer, instructions="Be long.", tools=[helper(agent)]).run("Where is x?")
+    await Agent(outer, instructions="Be long.", tools=[helper(agent)]).run("Find out where x is.")
     head, task = inner.requests[0].messages
     assert "Be brief." in head.text and "Be long." not in head.text
     assert task.text == "Find x."
@@ -107,7 +107,7 @@ async def test_an_agent_that_names_no_model_or_its_caller_s_asks_the_one_its_cal
     named: str | None,
 ) -> None:
     engine = Opened([ASK, "It is there.", "x is there."])
-    result = await Agent(engine, tools=[helper(Agent(named))]).run("Where is x?")
+    result = await Agent(engine, tools=[helper(Agent(named))]).run("Find out where x is.")
     assert result.output == "x is there."
     assert (engine.users, len(engine.requests)) == (0, 3)
 
@@ -157,7 +157,9 @@ async def test_what_it_uses_up_counts_as_the_caller_s(most: int | None, stopped:
 
     agent = Agent(ScriptedEngine([turn(LOOK, 100), turn("It is there.", 1_000)]), tools=[look])
     outer = ScriptedEngine([turn(ASK, 1), turn("x is there.", 10)])
-    result = await Agent(outer, tools=[helper(agent)], limits=Limits(max_tokens=most)).run("Where is x?")
+    result = await Agent(outer, tools=[helper(agent)], limits=Limits(max_tokens=most)).run(
+        "Find out where x is."
+    )
     assert (result.stopped, result.usage.input_tokens) == (stopped, 1_111 if most is None else 1_101)
 
 
@@ -357,7 +359,7 @@ async def test_a_task_that_a_model_wrote_does_not_count_as_the_user_s_words() ->
 
     called = ScriptedEngine([LOOK, "ok"])
     agent = Agent(called, tools=[Knowing()])
-    await Agent(ScriptedEngine([ASK, "ok"]), tools=[helper(agent)]).run("Where is x?")
+    await Agent(ScriptedEngine([ASK, "ok"]), tools=[helper(agent)]).run("Find out where x is.")
     assert results(called.requests[1].messages[-1]) == [("", False)]
 
 
