@@ -46,7 +46,7 @@ class Aids:
     coerce: bool = True
     hints: bool = True
     guard: bool = True
-    grounding: bool = True
+    grounding: bool = False
     votes: int = 1
 
 

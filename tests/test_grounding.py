@@ -20,6 +20,7 @@ def schema(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
+GROUNDED = React(aids=Aids(grounding=True))
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 FIELD = schema(current=NUMBER, distance=NUMBER)
 
@@ -40,7 +41,9 @@ def call(**arguments: Any) -> str:
 async def test_a_model_that_makes_values_up_is_told_so_before_anything_runs() -> None:
     made: list[dict[str, Any]] = []
     engine = ScriptedEngine([call(current=1.5, distance=2), "How strong is the current, and how far away?"])
-    result = await Agent(engine, tools=[field(made)]).run("How strong is the field around my wire?")
+    result = await Agent(engine, tools=[field(made)], planner=GROUNDED).run(
+        "How strong is the field around my wire?"
+    )
     assert result.output.startswith("How strong") and made == []
     (told,) = result.messages[-2].results
     assert told.is_error and "has not said current: 1.5, distance: 2" in told.content
@@ -49,14 +52,16 @@ async def test_a_model_that_makes_values_up_is_told_so_before_anything_runs() ->
 async def test_a_model_that_stands_by_its_call_is_believed() -> None:
     made: list[dict[str, Any]] = []
     engine = ScriptedEngine([call(current=1.5, distance=2)] * 2 + ["3 tesla"])
-    await Agent(engine, tools=[field(made)]).run("How strong is the field around my wire?")
+    await Agent(engine, tools=[field(made)], planner=GROUNDED).run("How strong is the field around my wire?")
     assert made == [{"current": 1.5, "distance": 2}]
 
 
 async def test_only_the_first_calls_are_looked_at_and_only_if_all_of_them_are_made_up() -> None:
     made: list[dict[str, Any]] = []
     turns = [call(current=4, distance=7) + call(current=9, distance=9), call(current=55, distance=66), "done"]
-    await Agent(ScriptedEngine(turns), tools=[field(made)]).run("What about four ampere in 7 metres?")
+    await Agent(ScriptedEngine(turns), tools=[field(made)], planner=GROUNDED).run(
+        "What about four ampere in 7 metres?"
+    )
     assert len(made) == 3
 
 
@@ -65,17 +70,17 @@ async def test_what_stands_in_the_instructions_has_been_said() -> None:
     agent = Agent(
         ScriptedEngine([call(current=1.5, distance=2), "done"]),
         tools=[field(made)],
+        planner=GROUNDED,
         instructions="The wire carries 1.5 A; measure at 2 m.",
     )
     await agent.run("How strong is the field around my wire?")
     assert len(made) == 1
 
 
-async def test_it_can_be_switched_off() -> None:
+async def test_it_has_to_be_asked_for() -> None:
     made: list[dict[str, Any]] = []
     engine = ScriptedEngine([call(current=1.5, distance=2), "done"])
-    planner = React(aids=Aids(grounding=False))
-    await Agent(engine, tools=[field(made)], planner=planner).run("How strong is the field around my wire?")
+    await Agent(engine, tools=[field(made)]).run("How strong is the field around my wire?")
     assert len(made) == 1
 
 
