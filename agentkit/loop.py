@@ -64,7 +64,8 @@ class Loop:
         limits = self.limits
         run, talk = _Progress(os.urandom(8).hex()), Conversation(start)
         task = next((m.text for m in reversed(start) if m.role == "user"), "")
-        run.said = "\n".join(m.text for m in start).replace(getattr(self.planner, "guidance", ""), "")
+        if self.planner.aids.grounding:
+            run.said = "\n".join(m.text for m in start).replace(getattr(self.planner, "guidance", ""), "")
         box = Toolbox(tuple(self.tools().values()), await self._budget(), task)
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[Any]:
@@ -291,7 +292,7 @@ class Loop:
     ) -> Mapping[str, Mapping[str, Any]]:
         """By call, the values that the model has made up, if all of its first calls have such; they are doubted once."""
         first, run.first = run.first, False
-        if not (first and self.planner.aids.grounding and run.said):
+        if not (first and run.said):
             return {}
         found = {
             c.id: made_up(c.arguments, offered[c.name].parameters, run.said)

@@ -115,16 +115,19 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is no duration; write 300, 90s, 10m or 1h", param, ctx)
 
 
+model_option = click.option(
+    "-m",
+    "--model",
+    envvar="AGENTKIT_MODEL",
+    help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
+)
+
+
 def agent_options(fn: _F) -> _F:
     """What `run` and `chat` have in common."""
     for option in reversed(
         [
-            click.option(
-                "-m",
-                "--model",
-                envvar="AGENTKIT_MODEL",
-                help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
-            ),
+            model_option,
             click.option(
                 "-t",
                 "--tool",

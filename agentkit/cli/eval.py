@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from agentkit.cli import command, in_loop, warn
+from agentkit.cli import command, in_loop, model_option, warn
 
 if TYPE_CHECKING:
     from agentkit.evals.runner import Progress
@@ -46,12 +46,7 @@ def case_options(fn: _F) -> _F:
     """Which cases, on which model, and where to: what all commands have that measure something."""
     for option in reversed(
         [
-            click.option(
-                "-m",
-                "--model",
-                envvar="AGENTKIT_MODEL",
-                help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
-            ),
+            model_option,
             click.option(
                 "--only",
                 multiple=True,
