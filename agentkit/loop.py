@@ -17,7 +17,6 @@ from agentkit.calling import May, call_tool
 from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
 from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
-from agentkit.grounding import made_up
 from agentkit.guard import Guard
 from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, user
 from agentkit.parsing import Repetition
@@ -64,8 +63,6 @@ class Loop:
         limits = self.limits
         run, talk = _Progress(os.urandom(8).hex()), Conversation(start)
         task = next((m.text for m in reversed(start) if m.role == "user"), "")
-        if self.planner.aids.grounding:
-            run.said = "\n".join(m.text for m in start).replace(getattr(self.planner, "guidance", ""), "")
         box = Toolbox(tuple(self.tools().values()), await self._budget(), task)
 
         def ended(stopped: Stopped, output: Any = None) -> RunResult[Any]:
@@ -256,7 +253,6 @@ class Loop:
     ) -> list[ToolResult]:
         """Run the calls side by side; results come back in the order they were asked for."""
         results: dict[str, ToolResult] = {}
-        doubted = self._doubted(calls, offered, run)
 
         async def may(call_id: str, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
             assert self.may is not None
@@ -270,9 +266,6 @@ class Loop:
                 await self.emit(ToolStarted(call))
             if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
                 result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
-            elif isinstance(call, ToolCall) and call.id in doubted:
-                said = words.made_up(call.name, doubted[call.id])
-                result = ToolResult(call.id, said, is_error=True, name=call.name)
             else:
                 with watched(partial(self._report, call)):
                     result = await call_tool(call, offered, may if self.may else None, self.planner.aids)
@@ -286,20 +279,6 @@ class Loop:
                 for call in calls:
                     group.start_soon(one, call)
         return [results[call.id] for call in calls]
-
-    def _doubted(
-        self, calls: Sequence[ToolCall | BadCall], offered: Mapping[str, Tool], run: _Progress
-    ) -> Mapping[str, Mapping[str, Any]]:
-        """By call, the values that the model has made up, if all of its first calls have such; they are doubted once."""
-        first, run.first = run.first, False
-        if not (first and run.said):
-            return {}
-        found = {
-            c.id: made_up(c.arguments, offered[c.name].parameters, run.said)
-            for c in calls
-            if isinstance(c, ToolCall) and c.name in offered
-        }
-        return found if len(found) == len(calls) and all(found.values()) else {}
 
 
 @dataclass(slots=True)
@@ -316,8 +295,6 @@ class _Progress:
     think: bool = True  # False once a turn was nothing but thoughts …
     unsaid: str = ""  # … which were these
     misparsed: bool = False  # the server takes all that the model says for thoughts
-    said: str = ""  # all that the model has been told before it called a tool
-    first: bool = True  # it has not called one yet
     guard: Guard = field(default_factory=Guard)
     decisions: list[Decision] = field(default_factory=list)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from agentkit.events import CallFragment, Event
 from agentkit.messages import Message, Text, ToolResult, system
@@ -38,15 +37,13 @@ class Aids:
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so, then the tools are hidden, then the run ends. `grounding`: first calls whose required values nobody has said are put
-    back once, as a model that has no value makes one up. `votes`: so many samples are taken of each turn that may call tools, and the
-    one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
+    so, then the tools are hidden, then the run ends. `votes`: so many samples are taken of each turn that may call tools, and
+    the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
 
     coerce: bool = True
     hints: bool = True
     guard: bool = True
-    grounding: bool = False
     votes: int = 1
 
 
@@ -189,17 +186,6 @@ def denied(name: str, by: str) -> str:
     who = {"user": "The user did not allow", "nobody": "Nobody is there to allow"}
     said = who.get(by, "The user's permissions do not allow")
     return f"Not run. {said} this call of {name}. Do not make it again; go on without it, or say what could not be done."
-
-
-def made_up(name: str, values: Mapping[str, Any]) -> str:
-    """Instead of the result of a call with values that nobody has said."""
-    spelled = ", ".join(
-        f"{k}: {json.dumps(v, ensure_ascii=False, default=str)[:60]}" for k, v in values.items()
-    )
-    return (
-        f"Not run: the user has not said {spelled}. Do not make values up. If {name} is not made for this request, "
-        "answer the user in plain text, or say what you need to know. If the values are right, make the same call again."
-    )
 
 
 def hidden(name: str) -> str:

@@ -34,7 +34,6 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "sandbox": LOW | {"progress", "sharing"},
     "adopt": LOW | {"schema", "tools"},
     "planner": LOW | {"parsing", "runtime", "tools"},
-    "grounding": set(),
     "guard": LOW,
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
@@ -45,7 +44,6 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     | {
         "calling",
         "context",
-        "grounding",
         "guard",
         "parsing",
         "permissions",
