@@ -205,6 +205,50 @@ def test_text_with_calls_is_kept_to_be_sent_back_unchanged() -> None:
     assert parse_turn(None, tool_calls=[{"function": {"name": "now"}}], tools=TOOLS).raw is None
 
 
+SUM = '```json\n{"a": 1, "b": 2}\n```'
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "To find the sum, I would need to call the `add` function with the following arguments:\n" + SUM,
+        "I will use `add` with these parameters:\n\n" + SUM + "\nIt returns the sum.",
+        "Hello. You can use the `add` tool. You need the `add` function: use `add` with the arguments\n"
+        + SUM,
+    ],
+)
+def test_a_call_that_is_described_with_its_arguments_is_made(said: str) -> None:
+    message = parse_turn(said, tools=TOOLS)
+    assert [(c.name, c.arguments) for c in message.calls if isinstance(c, ToolCall)] == [
+        ("add", {"a": 1, "b": 2})
+    ]
+    assert message.text.startswith(said.split("`")[0].strip())
+    assert message.raw == said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I called the `add` function with these arguments:\n" + SUM,  # it was done
+        "Use the `add` function. The result of `sum` with these arguments:\n" + SUM,  # of another
+        "I will use the `add` function, which returns\n" + SUM,  # what came of it
+        'I will use the `add` function with the arguments\n```json\n{"a": 1, "c": 2}\n```',  # not its arguments
+        "I will use the `nope` function with the arguments\n" + SUM,
+        "I will use the `add` function with the arguments\n" + SUM.removesuffix("\n```"),
+        "I will use the `add` function with the arguments\n```json\n[1, 2]\n```",
+        "<think>I will use the `add` function with the arguments\n" + SUM + "</think>3",
+    ],
+)
+def test_what_only_looks_like_a_described_call_is_an_answer(said: str) -> None:
+    message = parse_turn(said, tools=TOOLS)
+    assert message.calls == ()
+
+
+def test_a_described_call_that_the_token_limit_may_have_cut_is_not_made() -> None:
+    said = "I will use the `add` function with the arguments\n" + SUM
+    assert parse_turn(said, tools=TOOLS, finish_reason="length").calls == ()
+
+
 def test_prose_is_said_as_it_comes() -> None:
     parser = TurnParser(TOOLS)
 
