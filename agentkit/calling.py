@@ -33,14 +33,15 @@ async def call_tool(
     from agentkit.faults import WrongArguments, faults
 
     if isinstance(call, BadCall):
-        return ToolResult(call.id, words.unreadable(call.reason), is_error=True)
+        return ToolResult(call.id, words.unreadable(call.reason), is_error=True, refused=True)
     found = tools.get(call.name) or tools.get(same_name(call.name, tools) or "")
     if found is None and aids.coerce:
         found = _meant(call, tools)
     if found is None:
         hint = closest(call.name, tools) if aids.hints else None
         said = words.no_such_tool(call.name, hint, tools)
-        return ToolResult(call.id, said, is_error=True, name=call.name)
+        return ToolResult(call.id, said, is_error=True, name=call.name, refused=True)
+    refused = False
     arguments = _fitted(call, found) if aids.coerce else dict(call.arguments)
     try:
         # before anybody is asked or called; a function's arguments pydantic judges, which takes more than its schema says
@@ -51,7 +52,7 @@ async def call_tool(
         with anyio.fail_after(found.timeout):
             output = await found.handler(arguments)
     except WrongArguments as exc:
-        output = ToolOutput(str(exc) if aids.hints else exc.plain, is_error=True)
+        output, refused = ToolOutput(str(exc) if aids.hints else exc.plain, is_error=True), True
     except ToolError as exc:
         output = ToolOutput(str(exc), is_error=True)
     except TimeoutError as exc:
@@ -68,7 +69,9 @@ async def call_tool(
             raise ToolCrashed(f"The tool {found.name} raised {type(exc).__name__}: {exc}") from exc
         log.warning("the tool %s raised; the model is told and the run goes on", found.name, exc_info=exc)
         output = ToolOutput(f"{found.name} failed with {type(exc).__name__}: {exc}", is_error=True)
-    return ToolResult(call.id, output.content, output.is_error, found.name, output.artifacts, output.usage)
+    return ToolResult(
+        call.id, output.content, output.is_error, found.name, output.artifacts, output.usage, refused
+    )
 
 
 _ONLY_LOOKS = frozenset(("reads", "network"))

@@ -113,7 +113,7 @@ class Loop:
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
-                    unreadable=any(isinstance(c, BadCall) for c in reply.calls),
+                    misformed=run.misformed(reply.calls, results),
                 )
                 if self.planner.aids.guard:
                     run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
@@ -297,9 +297,15 @@ class _Progress:
     misparsed: bool = False  # the server takes all that the model says for thoughts
     guard: Guard = field(default_factory=Guard)
     decisions: list[Decision] = field(default_factory=list)
+    refusals: int = 0  # turns in a row with a call that was refused
 
     def __post_init__(self) -> None:
         self.step = Step(0, self.session)
+
+    def misformed(self, calls: Sequence[ToolCall | BadCall], results: Sequence[ToolResult]) -> bool:
+        """Whether the model needs to be held to a form: told what was wrong with its call, it is wrong again, or unreadable."""
+        self.refusals = self.refusals + 1 if any(r.refused for r in results) else 0
+        return self.refusals > 1 or any(isinstance(c, BadCall) for c in calls)
 
     def said_in_thoughts(self, reply: Message, settings: ModelSettings) -> str:
         """What a turn that is nothing but thoughts, or nothing at all after such a one, has really said."""

@@ -85,6 +85,9 @@ class ToolResult:
     name: str = ""
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage | None = None  # what models used up for it, such as an agent that is a tool
+    refused: bool = (
+        False  # no tool was run: it could not be read, there is none of that name, or the arguments are wrong
+    )
 
 
 Part: TypeAlias = Text | Thinking | ToolCall | BadCall | ToolResult

@@ -54,7 +54,9 @@ class Step:
     turn: int  # from 1
     session: str  # the run's id
     failed: bool = False  # a tool of the last turn failed
-    unreadable: bool = False  # the last turn had a call that could not be read
+    misformed: bool = (
+        False  # the last turn had a call that could not be read, or was refused for the second time
+    )
     think: bool = True  # False: it has been thinking and said nothing, and is to answer without
 
 
@@ -98,7 +100,7 @@ class React:
     both: a prompt that begins the same each time is read from the server's prefix cache.
 
     `guided` is when the server holds the model to "one of these calls, or an answer" by guided decoding: "auto" for the turn
-    after a call that could not be read, "always" for models that cannot keep to a form by themselves, or "never". A model does
+    after a call that could not be read, or was refused twice, "always" for models that cannot keep to a form by themselves, or "never". A model does
     not think in such a turn.
     """
 
@@ -153,7 +155,7 @@ class React:
         return reads(tools, call_prefix=f"call_{step.turn}")
 
     def _guides(self, tools: Sequence[Tool], step: Step) -> bool:
-        return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.unreadable))
+        return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.misformed))
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""

@@ -200,6 +200,15 @@ async def test_after_an_unreadable_call_one_turn_is_guided() -> None:
     assert engine.requests[1].settings.thinking is False
 
 
+async def test_after_a_call_that_is_refused_for_the_second_time_one_turn_is_guided() -> None:
+    wrong = '<tool_call>{"name": "half", "arguments": {"a": "many"}}</tool_call>'
+    engine = Qwen3([wrong, wrong, '{"name": "half", "arguments": {"a": 8}}', "4"])
+    result = await Agent(engine, tools=[half]).run("?")
+    assert result.output == "4"
+    assert [bool(r.schema) for r in engine.requests] == [False, False, True, False]
+    assert len(engine.requests[2].tools) == 1  # which is not hidden for having been refused
+
+
 async def test_guided_always_and_never_mean_it() -> None:
     engine = Qwen3(['{"name": "half", "arguments": {"a": 8}}', '{"answer": "It is 4."}'])
     result = await Agent(engine, tools=[half], planner=React(guided="always")).run("?")
