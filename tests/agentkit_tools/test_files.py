@@ -174,6 +174,22 @@ async def test_devices_pipes_and_sockets_are_not_waited_for(
     assert desk.search_files("x").startswith("(nothing found")
 
 
+async def test_a_question_finds_the_lines_with_most_of_its_words(desk: Any, root: Path) -> None:
+    (root / "notes.md").write_text(
+        "Paid: the hall\nTomas pays the deposit\nThe venue wants its deposit in May\n"
+    )
+    found = desk.search_files("who pays the deposit for the venue")
+    assert found.splitlines() == [
+        "notes.md:2: Tomas pays the deposit",
+        "notes.md:3: The venue wants its deposit in May",
+        "[no line has just that; these have most of its words]",
+    ]
+    assert desk.search_files("Tomas pays").splitlines() == ["notes.md:2: Tomas pays the deposit"]
+    assert desk.search_files("hall rents rooms").startswith(
+        "(nothing found"
+    )  # one word of three is no answer
+
+
 async def test_proc_is_closed_even_below_a_root() -> None:
     async with ReadFile("/").open(print) as (read, _):
         for path in ("/proc/self/environ", "proc/self/root/proc/self/environ"):

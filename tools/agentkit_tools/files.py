@@ -48,6 +48,8 @@ __all__ = ["Files", "ReadFile", "files", "read_file"]
 _LARGEST_READ: Final = 1 << 30  # bytes of a file that is read in pieces
 _LARGEST_SEARCH: Final = 20_000_000  # bytes of a file that is searched
 _ENTRIES, _MATCHES = 400, 50  # of one answer
+_NEAR = 5  # of one answer that has only most of the words
+_WORDS = 12  # of a query, at most
 _VISITS: Final = 50_000  # entries looked at in one walk
 _SECONDS: Final = 10.0  # for one walk, and for all of a search
 _DEEPEST: Final = 60  # folders in folders; each one being walked holds a descriptor
@@ -235,6 +237,14 @@ class _Shelf:
                     self._search(again, place, asked, _globs(pattern))
                 if again.found:
                     search, note = again, "query was taken as a regular expression"
+        words = [] if search.found or regex else list(dict.fromkeys(re.findall(r"\w{4,}", query.lower())))
+        if len(words) > 1:  # a question rather than what a line would say
+            one = f"(?:{'|'.join(words[:_WORDS])})"
+            loose = _Search(query.lower(), _compiled(f"{one}[^\\n]*{one}"))
+            with self._find(asked) as place:
+                self._search(loose, place, asked, _globs(pattern))
+            if near := _with_most(words, loose.found):
+                search.found, note = near, "no line has just that; these have most of its words"
         found = search.found or [f"(nothing found in {search.files} files)"]
         notes = [*([note] if note else []), *search.notes]
         return _cut("\n".join(found), self.max_output) + "".join(f"\n[{n}]" for n in notes)
@@ -513,6 +523,13 @@ class _Walk:
     def _note(self, note: str) -> None:
         if note not in self.notes and len(self.notes) < 8:
             self.notes.append(note)
+
+
+def _with_most(words: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The lines with the most of the words, if that is half of them and at least two."""
+    count = {line: sum(word in line.lower() for word in words) for line in lines}
+    most = max(count.values(), default=0)
+    return [line for line in lines if count[line] == most][:_NEAR] if most >= max(2, len(words) / 2) else []
 
 
 class _Search:
