@@ -89,13 +89,19 @@ class Loop:
                 offered = tools = box.tools
                 if circle := run.guard.circle:
                     offered = {name: t for name, t in tools.items() if name not in circle}
+                asked = run.step
                 reply, finish_reason = await self._ask(
                     talk, tools, box.shown(tools.keys() - offered.keys()), run
                 )
                 run.step = Step(run.step.turn, run.session, think=run.think)  # until more is known
                 if not reply.calls:
+                    text = reply.text.strip()
+                    if text and (onward := self.planner.answered(tuple(tools.values()), asked)):
+                        talk.append(reply)
+                        talk.append(user(onward))
+                        continue
                     output, complaint, stopped = self._read_answer(reply, finish_reason, run)
-                    if complaint is None or reply.text.strip():  # thoughts alone only fill the context
+                    if complaint is None or text:  # thoughts alone only fill the context
                         talk.append(reply)
                     if complaint is None:
                         return ended(stopped, output)
@@ -110,13 +116,13 @@ class Loop:
                 results = await self._act(reply.calls, tools, offered, run)
                 box.load(r.name for r in results)
                 run.usage = sum((r.usage for r in results if r.usage), run.usage)
+                if self.planner.aids.guard:
+                    run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
-                    misformed=run.misformed(reply.calls, results),
+                    astray=run.misformed(reply.calls, results) or bool(run.guard.circle),
                 )
-                if self.planner.aids.guard:
-                    run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
                 talk.append(self.planner.results(results, run.guard.repeats))
                 if run.guard.ended:
                     return ended("loop")
@@ -303,7 +309,7 @@ class _Progress:
         self.step = Step(0, self.session)
 
     def misformed(self, calls: Sequence[ToolCall | BadCall], results: Sequence[ToolResult]) -> bool:
-        """Whether the model needs to be held to a form: told what was wrong with its call, it is wrong again, or unreadable."""
+        """Whether a call cannot be read, or is refused again after the model was told what was wrong."""
         self.refusals = self.refusals + 1 if any(r.refused for r in results) else 0
         return self.refusals > 1 or any(isinstance(c, BadCall) for c in calls)
 

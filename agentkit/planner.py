@@ -37,13 +37,15 @@ class Aids:
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so, then the tools are hidden, then the run ends. `votes`: so many samples are taken of each turn that may call tools, and
+    so, then the tools are hidden, then the run ends. `check`: an answer right after a tool has failed is put back to the model,
+    to be held against what the tools returned. `votes`: so many samples are taken of each turn that may call tools, and
     the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
 
     coerce: bool = True
     hints: bool = True
     guard: bool = True
+    check: bool = False
     votes: int = 1
 
 
@@ -54,9 +56,7 @@ class Step:
     turn: int  # from 1
     session: str  # the run's id
     failed: bool = False  # a tool of the last turn failed
-    misformed: bool = (
-        False  # the last turn had a call that could not be read, or was refused for the second time
-    )
+    astray: bool = False  # its call could not be read, was refused twice, or goes round in circles
     think: bool = True  # False: it has been thinking and said nothing, and is to answer without
 
 
@@ -88,6 +88,10 @@ class Planner(Protocol):
 
     def parser(self, tools: Sequence[Tool], step: Step) -> Parser: ...
 
+    def answered(self, tools: Sequence[Tool], step: Step) -> str | None:
+        """What is said to a text without a call, for the run to go on; None: it is the answer."""
+        ...
+
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
 
 
@@ -100,8 +104,8 @@ class React:
     both: a prompt that begins the same each time is read from the server's prefix cache.
 
     `guided` is when the server holds the model to "one of these calls, or an answer" by guided decoding: "auto" for the turn
-    after a call that could not be read, or was refused twice, "always" for models that cannot keep to a form by themselves, or "never". A model does
-    not think in such a turn.
+    after a call that could not be read, was refused twice, or goes round in circles; "always" for models that cannot keep to a
+    form by themselves, or "never". A model does not think in such a turn.
     """
 
     guidance: str = (
@@ -155,7 +159,10 @@ class React:
         return reads(tools, call_prefix=f"call_{step.turn}")
 
     def _guides(self, tools: Sequence[Tool], step: Step) -> bool:
-        return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.misformed))
+        return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.astray))
+
+    def answered(self, tools: Sequence[Tool], step: Step) -> str | None:
+        return CHECK if self.aids.check and step.failed else None
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
@@ -207,6 +214,11 @@ REPEATED = (
 
 FAILED = (
     "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
+)
+
+CHECK = (
+    "A tool failed just before this answer. Hold the answer against what the tools have returned: it must claim nothing that "
+    "they did not. If a tool can still help, call it; else give me the whole answer again, corrected where it has to be."
 )
 
 EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."

@@ -35,6 +35,29 @@ def tools(say: Callable[[], object]) -> list[Tool]:
     return [ping, look]
 
 
+async def test_a_model_that_goes_round_in_circles_is_held_to_what_it_can_still_do() -> None:
+    engine = ScriptedEngine([call("ping"), call("ping"), '{"answer": "It answers."}'])
+    result = await Agent(engine, tools=tools(lambda: "!")).run("?")
+    assert result.output == "It answers."
+    assert [bool(request.schema) for request in engine.requests] == [False, False, True]
+    assert '"ping"' not in json.dumps(engine.requests[2].schema)
+
+
+async def test_an_answer_right_after_a_failed_tool_is_put_back_to_be_checked() -> None:
+    @tool
+    def save(path: str) -> str:
+        """Save a file."""
+        raise OSError("the disk is full")
+
+    saves, sure = call("save", path="a"), "It is saved."
+    engine = ScriptedEngine([saves, sure, "It could not be saved."])
+    result = await Agent(engine, tools=[save], planner=React(aids=Aids(check=True))).run("Save it.")
+    assert (result.output, result.turns) == ("It could not be saved.", 3)
+    assert "claim nothing" in engine.requests[2].messages[-1].text
+    engine = ScriptedEngine([saves, sure])
+    assert (await Agent(engine, tools=[save]).run("Save it.")).output == sure
+
+
 def offered(engine: ScriptedEngine) -> list[set[str]]:
     return [{t["function"]["name"] for t in request.tools} for request in engine.requests]
 
