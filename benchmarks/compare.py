@@ -3,6 +3,7 @@
     python benchmarks/compare.py bfcl -m demo
     python benchmarks/compare.py tasks -m NAME@http://127.0.0.1:8000/v1 --systems agentkit,openai,smolagents_code
     python benchmarks/compare.py table agentkit-eval/*
+    python benchmarks/compare.py keep agentkit-eval/bfcl-demo
 
 The environments are made when they are first needed, from peers/requirements/, in the user's cache (--setup makes them and
 does no more); how each peer is driven, and by which of its docs, says its module in peers/adapters/. What is stopped goes
@@ -17,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,6 +52,11 @@ PEERS = {  # adapter -> whose requirements it needs
     "strands": "strands",
 }
 SYSTEMS = ("agentkit", *PEERS)
+RESULTS = Path(__file__).parent / "results"
+KEPT = (  # of a row
+    *("suite", "system", "category", "id", "passed", "ended", "requests"),
+    *("prompt_tokens", "completion_tokens", "model_seconds", "overhead_seconds", "versions"),
+)
 _LINE = 64 * 2**20  # bytes of an answer, at most
 
 
@@ -221,6 +228,7 @@ def main() -> None:
     python benchmarks/compare.py bfcl -m demo
     python benchmarks/compare.py tasks -m demo --systems agentkit,openai
     python benchmarks/compare.py table agentkit-eval/*
+    python benchmarks/compare.py keep agentkit-eval/bfcl-demo
     """
 
 
@@ -260,6 +268,31 @@ def tasks(systems: str, setup: bool, **options: Any) -> None:
         from agentkit.evals.tasks import tasks
 
         measure(tasks(), ready, **options)
+
+
+@command(main)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", help="What to call them.  [default: as FOLDER]")
+def keep(folder: Path, name: str | None) -> None:
+    """Put the results in FOLDER into results/ beside this file: what the tables are made of, without what was said.
+
+    A system that has not done all of the cases is left out.
+    """
+    from agentkit.evals.ledger import Ledger
+
+    into = RESULTS / (name or folder.name)
+    into.mkdir(parents=True, exist_ok=True)
+    rows = Ledger(folder / "rows.jsonl").rows
+    done = Counter(row["system"] for row in rows)
+    kept = [row for row in rows if done[row["system"]] == max(done.values())]
+    lines = [json.dumps({key: _rounded(row[key]) for key in KEPT}, ensure_ascii=False) for row in kept]
+    (into / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (into / "machine.json").write_bytes((folder / "machine.json").read_bytes())
+    warn(f"{len(lines)} rows of {', '.join({row['system']: 0 for row in kept})} are in {into}.")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 main.add_command(evals.commands["table"])

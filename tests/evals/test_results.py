@@ -1,0 +1,45 @@
+"""What the docs say was measured is what benchmarks/results holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agentkit.cli.eval import evals
+from agentkit.evals.bfcl import COUNTS
+from agentkit.evals.ledger import Ledger
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "benchmarks" / "results").iterdir())
+DOCS = (ROOT / "docs" / "evals.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"<!-- results: (\S+) -->\n(.*?)\n<!-- end of results -->", re.DOTALL)
+
+
+def test_the_docs_show_all_results_and_no_others() -> None:
+    assert sorted(name for name, _ in BLOCK.findall(DOCS)) == [folder.name for folder in RESULTS]
+
+
+@pytest.mark.parametrize(("name", "shown"), BLOCK.findall(DOCS))
+def test_a_table_of_the_docs_is_what_the_rows_give(name: str, shown: str) -> None:
+    made = CliRunner().invoke(evals, ["table", "--markdown", str(ROOT / "benchmarks" / "results" / name)])
+    assert made.exit_code == 0, made.output
+    assert shown.strip() == made.output.strip()
+
+
+def test_the_readme_says_nothing_else() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\d+/\d+ [\d.]+ \[[\d.]+–[\d.]+\]", readme)
+    assert figures and all(figure in DOCS for figure in figures)
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_systems_are_compared_on_the_same_cases(folder: Path) -> None:
+    done: dict[str, set[str]] = {}
+    for row in Ledger(folder / "rows.jsonl").rows:
+        done.setdefault(row["system"], set()).add(row["id"])
+    assert len({frozenset(ids) for ids in done.values()}) == 1
+    if folder.name.startswith("bfcl"):
+        assert len(next(iter(done.values()))) <= sum(COUNTS.values())
