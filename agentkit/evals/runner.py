@@ -167,7 +167,7 @@ async def _run(suite: Suite, system: System, case: Case, recorder: Recorder, mod
             answers: Sequence[str] = ()
             ended: Ended = "timeout"
             error, began = "", time.monotonic()
-            with anyio.move_on_after(case.timeout):
+            with anyio.move_on_after(case.timeout) as session.limit:
                 try:
                     answers = await system.answer(session, case, model)
                     ended = session.ended or ("answer" if len(answers) == len(case.turns) else "budget")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,11 +45,12 @@ class Session:
         self.requests = self.prompt_tokens = self.completion_tokens = 0  # that were answered
         self.model_seconds = 0.0  # of the model server, also where it was not asked again
         self.waited = 0.0  # seconds that there was a request waiting for its answer
+        self.limit: anyio.CancelScope | None = None  # its deadline waits while the model is at work
         self.ended: Ended | None = None  # why requests are refused
         self.failure: AgentkitError | None = None  # why what came of it does not count
         self._forget = forget
         self._turn = self._round = 0
-        self._waiting, self._since = 0, 0.0
+        self._waiting, self._since, self._left = 0, 0.0, inf
         self._work: set[anyio.CancelScope] = set()
 
     def __enter__(self) -> Session:
@@ -91,6 +93,8 @@ class Session:
         self._round += 1
         if not self._waiting:
             self._since = time.perf_counter()
+            if self.limit is not None:
+                self._left, self.limit.deadline = self.limit.deadline - anyio.current_time(), inf
         self._waiting += 1
         try:
             yield
@@ -101,6 +105,8 @@ class Session:
             self._waiting -= 1
             if not self._waiting:
                 self.waited += time.perf_counter() - self._since
+                if self.limit is not None:
+                    self.limit.deadline = anyio.current_time() + self._left
 
     def count(self, answer: Mapping[str, Any], seconds: float) -> None:
         usage = answer.get("usage") or {}

@@ -21,8 +21,8 @@ class Case:
 
     `turns` are what the user says, one after the other as each has been answered; of a turn with several messages the
     last is the user's, and what is before it is put into the conversation as it is. The budget is `max_requests` to
-    the model in each turn, `max_tokens` of one answer, and `timeout` seconds of tools and model together. With
-    `first_round` it is over once the calls of one model turn have been carried out.
+    the model in each turn, `max_tokens` of one answer, and `timeout` seconds of all but the model, so that a slow one gets
+    no less done. With `first_round` it is over once the calls of one model turn have been carried out.
     """
 
     id: str

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,20 @@ async def test_who_takes_too_long_has_not_passed(serve: Serve, tmp_path: Path) -
         Slow(), [Sleeper(lambda case: [])], upstream=serve(model).url, model="m", folder=tmp_path
     )
     assert (row["passed"], row["ended"], row["why"]) == (False, "timeout", "ended by timeout")
+
+
+async def test_the_time_of_a_slow_model_is_not_the_systems(serve: Serve, tmp_path: Path) -> None:
+    class Brief(Sums):
+        def cases(self) -> Sequence[Case]:
+            return [replace(case, timeout=1.0) for case in suite.cases() if case.id == "hello"]
+
+    def slow(x: Any) -> None:
+        time.sleep(1.2)  # it is time that is measured
+        model(x)
+
+    url = serve(slow).url
+    (row,) = await evaluate(Brief(), [AgentkitSystem()], upstream=url, model="m", folder=tmp_path)
+    assert (row["passed"], row["ended"]) == (True, "answer")
 
 
 async def test_a_model_server_that_fails_ends_it_and_is_no_row(serve: Serve, tmp_path: Path) -> None:

@@ -90,7 +90,10 @@ def _value(node: ast.expr) -> Any:
                 raise ToolError("the result would be too large")
             result = _FUNCTIONS[id](*whole)
             return Fraction(result) if isinstance(result, int) else result
-    raise ToolError("only numbers, arithmetic operators, parentheses and functions such as sqrt can be used")
+    raise ToolError(
+        "only numbers, arithmetic operators, parentheses and functions such as sqrt can be used; nothing has a name here, "
+        "and no file can be read: put the numbers in, or use a tool that runs code"
+    )
 
 
 def _bits(value: Any) -> int:
