@@ -49,9 +49,8 @@ class Guard:
         self.repeats, self._period = max((self._rounds(p), -p) for p in range(1, _LONGEST + 1))
         self._period = -self._period
         borne = 1 + any(r.refused for r in results)  # what was refused twice may yet be made as it should
-        self.circle = frozenset()
-        if self.repeats > borne:
-            self.circle = self.circle.union(*self._names[-self._period :])
+        round_ = self._names[-self._period :] if self.repeats > borne else []
+        self.circle = frozenset().union(*round_)
 
     def _rounds(self, period: int) -> int:
         """How often the last *period* turns have been made in a row."""

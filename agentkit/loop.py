@@ -116,12 +116,15 @@ class Loop:
                 results = await self._act(reply.calls, tools, offered, run)
                 box.load(r.name for r in results)
                 run.usage = sum((r.usage for r in results if r.usage), run.usage)
+                run.refusals = run.refusals + 1 if any(r.refused for r in results) else 0
                 if self.planner.aids.guard:
                     run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
-                    astray=run.misformed(reply.calls, results) or bool(run.guard.circle),
+                    astray=run.refusals > 1
+                    or bool(run.guard.circle)
+                    or any(isinstance(c, BadCall) for c in reply.calls),
                 )
                 talk.append(self.planner.results(results, run.guard.repeats))
                 if run.guard.ended:
@@ -307,11 +310,6 @@ class _Progress:
 
     def __post_init__(self) -> None:
         self.step = Step(0, self.session)
-
-    def misformed(self, calls: Sequence[ToolCall | BadCall], results: Sequence[ToolResult]) -> bool:
-        """Whether a call cannot be read, or is refused again after the model was told what was wrong."""
-        self.refusals = self.refusals + 1 if any(r.refused for r in results) else 0
-        return self.refusals > 1 or any(isinstance(c, BadCall) for c in calls)
 
     def said_in_thoughts(self, reply: Message, settings: ModelSettings) -> str:
         """What a turn that is nothing but thoughts, or nothing at all after such a one, has really said."""

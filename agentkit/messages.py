@@ -85,9 +85,7 @@ class ToolResult:
     name: str = ""
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage | None = None  # what models used up for it, such as an agent that is a tool
-    refused: bool = (
-        False  # no tool was run: it could not be read, there is none of that name, or the arguments are wrong
-    )
+    refused: bool = False  # not run: unreadable, of a tool that there is not, or with wrong arguments
 
 
 Part: TypeAlias = Text | Thinking | ToolCall | BadCall | ToolResult

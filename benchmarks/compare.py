@@ -54,9 +54,8 @@ PEERS = {  # adapter -> whose requirements it needs
 SYSTEMS = ("agentkit", *PEERS)
 RESULTS = Path(__file__).parent / "results"
 KEPT = (  # of a row
-    *("suite", "system", "category", "id", "passed", "ended", "requests"),
-    *("prompt_tokens", "completion_tokens", "model_seconds", "overhead_seconds", "versions"),
-)
+    "suite system category id passed ended requests prompt_tokens completion_tokens model_seconds overhead_seconds versions"
+).split()
 _LINE = 64 * 2**20  # bytes of an answer, at most
 
 
@@ -284,11 +283,12 @@ def keep(folder: Path, name: str | None) -> None:
     into.mkdir(parents=True, exist_ok=True)
     rows = Ledger(folder / "rows.jsonl").rows
     done = Counter(row["system"] for row in rows)
-    kept = [row for row in rows if done[row["system"]] == max(done.values())]
+    whole = [system for system, cases in done.items() if cases == max(done.values())]
+    kept = [row for row in rows if row["system"] in whole]
     lines = [json.dumps({key: _rounded(row[key]) for key in KEPT}, ensure_ascii=False) for row in kept]
     (into / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (into / "machine.json").write_bytes((folder / "machine.json").read_bytes())
-    warn(f"{len(lines)} rows of {', '.join({row['system']: 0 for row in kept})} are in {into}.")
+    warn(f"{len(lines)} rows of {', '.join(whole)} are in {into}.")
 
 
 def _rounded(value: Any) -> Any:

@@ -99,7 +99,7 @@ class TurnParser:
             self.calls(maybe[0])
         if not self.spoke and not self.called and not self._within:
             self._calls_in_thinking(cut)
-        if self.spoke and not self.called and not cut and not self._within:
+        if self._schemas and self.spoke and not self.called and not cut and not self._within:
             said = "".join(e.text for e in self._events if isinstance(e, TextDelta))
             self.calls(described_calls(said, self._schemas))
         if not self.called:

@@ -225,26 +225,25 @@ class _Shelf:
     def search(self, query: str, asked: str, pattern: str, regex: bool) -> str:
         if not query:
             raise ToolError("query is empty; to see which files there are, use list_files")
-        expression = _compiled(query) if regex else None
-        search = _Search(query, expression)
-        with self._find(asked) as place:
-            self._search(search, place, asked, _globs(pattern))
-        note = ""
+
+        def searched(text: str, expression: str | None) -> _Search:
+            search = _Search(text, _compiled(expression) if expression is not None else None)
+            with self._find(asked) as place:
+                self._search(search, place, asked, _globs(pattern))
+            return search
+
+        search, note = searched(query, query if regex else None), ""
         if not search.found and not regex and re.search(r"[\\|*+?\[(^$]", query):
             with suppress(ToolError):
-                again = _Search(query, _compiled(query))
-                with self._find(asked) as place:
-                    self._search(again, place, asked, _globs(pattern))
+                again = searched(query, query)
                 if again.found:
                     search, note = again, "query was taken as a regular expression"
         words = [] if search.found or regex else list(dict.fromkeys(re.findall(r"\w{4,}", query.lower())))
         if len(words) > 1:  # a question rather than what a line would say
             one = f"(?:{'|'.join(words[:_WORDS])})"
-            loose = _Search(query.lower(), _compiled(f"{one}[^\\n]*{one}"))
-            with self._find(asked) as place:
-                self._search(loose, place, asked, _globs(pattern))
-            if near := _with_most(words, loose.found):
-                search.found, note = near, "no line has just that; these have most of its words"
+            with suppress(ToolError):  # of words without end: then nothing is found, as before
+                if near := _with_most(words, searched(query.lower(), f"{one}[^\\n]*{one}").found):
+                    search.found, note = near, "no line has just that; these have most of its words"
         found = search.found or [f"(nothing found in {search.files} files)"]
         notes = [*([note] if note else []), *search.notes]
         return _cut("\n".join(found), self.max_output) + "".join(f"\n[{n}]" for n in notes)
