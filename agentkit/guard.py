@@ -27,7 +27,8 @@ class Guard:
     circle: frozenset[str] = frozenset()
     _turns: list[str] = field(default_factory=list)
     _names: list[frozenset[str]] = field(default_factory=list)
-    _said: dict[str, str] = field(default_factory=dict)  # call -> its last result
+    _said: dict[str, str] = field(default_factory=dict)  # call -> its last result, without its digits
+    _shown: dict[str, str] = field(default_factory=dict)  # call -> its last result
     _period: int = 1
 
     @property
@@ -51,6 +52,12 @@ class Guard:
         borne = 1 + any(r.refused for r in results)  # what was refused twice may yet be made as it should
         round_ = self._names[-self._period :] if self.repeats > borne else []
         self.circle = frozenset().union(*round_)
+
+    def stands_above(self, call: ToolCall | BadCall, result: ToolResult) -> bool:
+        """Whether the last call with these arguments came back with just this text; remembers it."""
+        key = _spell(call)
+        before, self._shown[key] = self._shown.get(key), result.content
+        return before == result.content
 
     def _rounds(self, period: int) -> int:
         """How often the last *period* turns have been made in a row."""

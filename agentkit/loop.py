@@ -86,14 +86,11 @@ class Loop:
                     return ended("max_tokens")
                 run.step = replace(run.step, turn=run.step.turn + 1)
                 box.update(tuple(self.tools().values()))
-                offered = tools = box.tools
-                if circle := run.guard.circle:
-                    offered = {name: t for name, t in tools.items() if name not in circle}
+                tools = box.tools
+                offered = {name: t for name, t in tools.items() if name not in run.step.hidden}
                 asked = run.step
-                reply, finish_reason = await self._ask(
-                    talk, tools, box.shown(tools.keys() - offered.keys()), run
-                )
-                run.step = Step(run.step.turn, run.session, think=run.think)  # until more is known
+                reply, finish_reason = await self._ask(talk, tools, box.shown(), run)
+                run.step = Step(run.step.turn, run.session, hidden=run.guard.circle, think=run.think)
                 if not reply.calls:
                     text = reply.text.strip()
                     if text and (onward := self.planner.answered(tuple(tools.values()), asked)):
@@ -118,13 +115,20 @@ class Loop:
                 run.usage = sum((r.usage for r in results if r.usage), run.usage)
                 run.refusals = run.refusals + 1 if any(r.refused for r in results) else 0
                 if self.planner.aids.guard:
-                    run.guard.turn(reply.calls, results, frozenset(tools.keys() - offered.keys()))
+                    run.guard.turn(reply.calls, results, asked.hidden)
+                    known = [run.guard.stands_above(*made) for made in zip(reply.calls, results, strict=True)]
+                    if not talk.cuts:  # else it may stand there no longer
+                        results = [
+                            replace(r, content=words.again(r.content)) if k else r
+                            for r, k in zip(results, known, strict=True)
+                        ]
                 run.step = replace(
                     run.step,
                     failed=any(r.is_error for r in results),
                     astray=run.refusals > 1
                     or bool(run.guard.circle)
                     or any(isinstance(c, BadCall) for c in reply.calls),
+                    hidden=run.guard.circle,
                 )
                 talk.append(self.planner.results(results, run.guard.repeats))
                 if run.guard.ended:
@@ -138,7 +142,7 @@ class Loop:
         return budget_for(None)
 
     async def _ask(
-        self, talk: Conversation, tools: Mapping[str, Tool], offered: Sequence[Tool], run: _Progress
+        self, talk: Conversation, tools: Mapping[str, Tool], shown: Sequence[Tool], run: _Progress
     ) -> tuple[Message, str]:
         """One model turn: the reply and why it ended. It may call tools that it is not shown; of hidden ones it is told so."""
         engine, emit = self.engine, self.emit
@@ -147,10 +151,10 @@ class Loop:
         def model() -> str:
             return getattr(engine, "model", None) or ""
 
-        def request(shown: Sequence[Message]) -> Request:
-            made = self.planner.request(shown, offered, self.settings, run.step)
+        def request(history: Sequence[Message]) -> Request:
+            made = self.planner.request(history, shown, self.settings, run.step)
             settings = recommended(model(), made.settings, self.switch)
-            if run.guard.circle:
+            if run.step.hidden:
                 settings = replace(settings, temperature=max(settings.temperature or 0, _WARM))
             if penalty is not None:
                 settings = replace(settings, presence_penalty=penalty)

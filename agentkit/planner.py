@@ -37,7 +37,7 @@ class Aids:
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so, then the tools are hidden, then the run ends. `check`: an answer right after a tool has failed is put back to the model,
+    so and shown only the beginning of a result that it has, then the tools are hidden, then the run ends. `check`: an answer right after a tool has failed is put back to the model,
     to be held against what the tools returned. `votes`: so many samples are taken of each turn that may call tools, and
     the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
@@ -57,6 +57,9 @@ class Step:
     session: str  # the run's id
     failed: bool = False  # a tool of the last turn failed
     astray: bool = False  # its call could not be read, was refused twice, or goes round in circles
+    hidden: frozenset[str] = (
+        frozenset()
+    )  # tools that cannot be called in this turn, as they only led in a circle
     think: bool = True  # False: it has been thinking and said nothing, and is to answer without
 
 
@@ -142,17 +145,19 @@ class React:
     def request(
         self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, step: Step
     ) -> Request:
-        schemas = [t.schema for t in tools]
+        open_ = [t.schema for t in tools if t.name not in step.hidden]
         if self._guides(tools, step):
+            # the prompt names the hidden ones all the same: it then begins as before, and the server has read that already
             settings = replace(settings, thinking=False)
-            return Request(tuple(history), schemas, settings, step.session, guided_schema(schemas))
+            schemas = [t.schema for t in tools]
+            return Request(tuple(history), schemas, settings, step.session, guided_schema(open_))
         if not step.think:
             settings = replace(settings, thinking=False)
         elif (
             settings.thinking == "auto"
         ):  # about the task and about what went wrong, not about the steps between
             settings = replace(settings, thinking=step.turn == 1 or step.failed)
-        return Request(tuple(history), schemas, settings, step.session)
+        return Request(tuple(history), open_, settings, step.session)
 
     def parser(self, tools: Sequence[Tool], step: Step) -> Parser:
         reads = GuidedParser if self._guides(tools, step) else TurnParser
@@ -169,6 +174,8 @@ class React:
         note = REPEATED if repeats > 1 else FAILED if any(r.is_error for r in results) else self.reminder
         return Message("tool", (*results, *((Text(note),) if note else ())))
 
+
+_SHORT = 600  # characters
 
 # What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.
 
@@ -195,6 +202,14 @@ def denied(name: str, by: str) -> str:
     who = {"user": "The user did not allow", "nobody": "Nobody is there to allow"}
     said = who.get(by, "The user's permissions do not allow")
     return f"Not run. {said} this call of {name}. Do not make it again; go on without it, or say what could not be done."
+
+
+def again(content: str) -> str:
+    """A result that stands above already, shortened: a small model that reads one file five times has no room to answer."""
+    if len(content) <= _SHORT:
+        return content
+    fence = "\n</data>" if content.endswith("\n</data>") else ""  # of what others wrote
+    return f"{content[:_SHORT]} …{fence}\n[The same as before: the whole result of this call stands above.]"
 
 
 def hidden(name: str) -> str:

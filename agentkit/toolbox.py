@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -244,10 +244,10 @@ class Toolbox:
         self.tools = named | {finder.name: finder}
         self._base = (*(t for t in tools if t.name in chosen), finder)
 
-    def shown(self, hidden: Collection[str] = ()) -> tuple[Tool, ...]:
-        """What the next request names, in an order that only ever grows at its end; `hidden` is left out."""
+    def shown(self) -> tuple[Tool, ...]:
+        """What the next request names, in an order that only ever grows at its end."""
         loaded = [self.tools[name] for name in self._loaded]
-        return tuple(self._as_shown(t) for t in (*self._base, *loaded) if t.name not in hidden)
+        return tuple(self._as_shown(t) for t in (*self._base, *loaded))
 
     def _as_shown(self, tool: Tool) -> Tool:
         if self._finder is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -252,7 +253,8 @@ async def test_a_tool_that_is_called_again_just_the_same_is_hidden_and_the_other
     engine = ScriptedEngine([call("add", '{"a": 1, "b": 1}')] * 3 + ["2"])
     result = await Agent(engine, tools=[add, divide]).run("?")
     assert "same call" in result.messages[5].text and result.output == "2"
-    assert [len(r.tools) for r in engine.requests] == [2, 2, 1, 1]
+    allowed = [json.dumps(r.schema or list(r.tools)) for r in engine.requests]
+    assert [('"add"' in a, '"divide"' in a) for a in allowed] == [(True, True)] * 2 + [(False, True)] * 2
     assert results(result.messages[7]) == [(hidden("add"), True)]
 
 

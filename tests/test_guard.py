@@ -41,6 +41,7 @@ async def test_a_model_that_goes_round_in_circles_is_held_to_what_it_can_still_d
     assert result.output == "It answers."
     assert [bool(request.schema) for request in engine.requests] == [False, False, True]
     assert '"ping"' not in json.dumps(engine.requests[2].schema)
+    assert engine.requests[2].tools == engine.requests[0].tools  # so the prompt begins as before
 
 
 async def test_an_answer_right_after_a_failed_tool_is_put_back_to_be_checked() -> None:
@@ -59,7 +60,10 @@ async def test_an_answer_right_after_a_failed_tool_is_put_back_to_be_checked() -
 
 
 def offered(engine: ScriptedEngine) -> list[set[str]]:
-    return [{t["function"]["name"] for t in request.tools} for request in engine.requests]
+    """What can be called, turn by turn; a guided turn names tools that it rules out, so that its prompt begins as before."""
+    named = [{t["function"]["name"] for t in request.tools} for request in engine.requests]
+    ruled = [json.dumps(request.schema) for request in engine.requests]
+    return [{n for n in ns if r == "null" or f'"{n}"' in r} for ns, r in zip(named, ruled, strict=True)]
 
 
 async def test_two_calls_in_turn_are_a_circle_too() -> None:
@@ -88,6 +92,23 @@ async def test_a_tool_comes_back_once_something_else_was_done() -> None:
     engine = ScriptedEngine([call("ping"), call("ping"), call("look", where="a"), "done"])
     await Agent(engine, tools=tools(lambda: "!")).run("?")
     assert offered(engine) == [{"ping", "look"}, {"ping", "look"}, {"look"}, {"ping", "look"}]
+
+
+async def test_a_long_result_stands_in_the_conversation_once() -> None:
+    @tool
+    def read(path: str) -> str:
+        """Read a file."""
+        return f"{path}: " + "all of it " * 500
+
+    turns = [call("read", path="a"), call("read", path="b"), call("read", path="a"), "done"]
+    engine = ScriptedEngine(turns)
+    result = await Agent(engine, tools=[read]).run("?")
+    first, other, again = [m.results[0].content for m in result.messages if m.role == "tool"]
+    assert len(first) == len(other) > 5_000
+    assert len(again) < 800 and again.startswith("a: all of it") and "stands above" in again
+    engine = ScriptedEngine(turns)
+    result = await Agent(engine, tools=[read], planner=React(aids=Aids(guard=False))).run("?")
+    assert [len(m.results[0].content) > 5_000 for m in result.messages if m.role == "tool"] == [True] * 3
 
 
 async def test_the_guard_can_be_switched_off() -> None:

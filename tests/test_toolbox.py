@@ -231,8 +231,7 @@ def test_the_users_own_functions_are_shown_before_a_servers_tools() -> None:
     assert names(Toolbox([*many(300), mine], 2_048)) == ["mine", "find_tools"]
 
 
-def test_a_tool_that_is_hidden_is_not_shown_and_a_budget_of_nothing_still_searches() -> None:
-    assert [t.name for t in Toolbox(many(2), 10**6).shown({"tool_0"})] == ["tool_1"]
+def test_a_budget_of_nothing_still_searches() -> None:
     assert names(Toolbox(many(2), 0)) == ["find_tools"]
     assert Toolbox([], 0).shown() == ()
     clash = Toolbox([*many(100), made("find_tools")], 0)
