@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -43,6 +43,7 @@ _BUSY = frozenset({429, 503})
 _PATIENCE = 300.0  # seconds; a server that says it is busy is asked again for so long
 _STREAMED = b'"stream":true,"stream_options":{"include_usage":true}'
 _WHOLE = b'"stream":false'
+_LINGER = 0.2  # seconds; a server may keep an answer open that is complete
 _LONGEST_LINE = 64 * 2**20  # bytes; a stream with no line end for that long is not SSE
 _OVERFLOW_WORDS = (
     "context length",
@@ -406,7 +407,8 @@ class OpenAICompatible:
                         "It usually ends in /v1."
                     )
                 silent = True
-                async with aclosing(self._events(response)) as events:
+                content = response.aiter_bytes()
+                async with aclosing(self._events(content)) as events:
                     async for event in events:
                         silent = False
                         if event is None:
@@ -415,6 +417,11 @@ class OpenAICompatible:
                         chunk = self._chunk(event)
                         finished = finished or chunk.finish_reason is not None
                         yield chunk
+                with anyio.move_on_after(
+                    _LINGER
+                ):  # a connection whose answer is read to its end is used again
+                    async for _ in content:
+                        pass
         except httpx2.ReadTimeout as exc:  # it would only lose its place in the queue if it were sent again
             raise _Failed(
                 EngineError(
@@ -443,11 +450,11 @@ class OpenAICompatible:
                 EngineError(f"{self.base_url} broke off before its answer was complete; try again.")
             )
 
-    async def _events(self, response: httpx2.Response) -> AsyncGenerator[dict[str, Any] | None, None]:
+    async def _events(self, content: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The JSON of each `data:` line, then None for `[DONE]`; a server that does not stream sends one object."""
         pending = b""
         plain: bool | None = None  # not known before the first byte
-        async for data in response.aiter_bytes():
+        async for data in content:
             pending += data
             if plain is None and pending.strip():
                 plain = pending.lstrip().startswith(b"{")

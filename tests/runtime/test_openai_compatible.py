@@ -177,6 +177,44 @@ async def test_closing_the_stream_closes_the_request(serve: Serve) -> None:
         assert await anyio.to_thread.run_sync(hung_up.wait, 5)
 
 
+def in_chunks(x: Any) -> None:
+    """Begin an answer whose end is marked, so that its connection can be used again."""
+    x.http.protocol_version, x.http.close_connection = "HTTP/1.1", False
+    x.http.send_response(200)
+    x.http.send_header("Content-Type", "text/event-stream")
+    x.http.send_header("Transfer-Encoding", "chunked")
+    x.http.end_headers()
+    said = {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]}
+    for data in (f"data: {json.dumps(said)}\n\n", "data: [DONE]\n\n"):
+        x.http.wfile.write(f"{len(data):x}\r\n{data}\r\n".encode())
+
+
+async def test_requests_that_follow_one_another_share_a_connection(serve: Serve) -> None:
+    clients = set()
+
+    def answer(x: Any) -> None:
+        clients.add(x.http.client_address)
+        in_chunks(x)
+        x.http.wfile.write(b"0\r\n\r\n")
+
+    async with OpenAICompatible(serve(answer).url, "m") as engine:
+        assert [text(await collect(engine)) for _ in range(5)] == ["ok"] * 5
+    assert len(clients) == 1
+
+
+async def test_a_server_that_keeps_an_answer_open_is_not_waited_for(serve: Serve) -> None:
+    release = threading.Event()
+
+    def answer(x: Any) -> None:
+        in_chunks(x)
+        release.wait(10)
+
+    server = serve(answer)
+    with anyio.fail_after(5):
+        assert text(await collect(OpenAICompatible(server.url, "m"))) == "ok"
+    release.set()
+
+
 async def test_a_silent_server_is_given_up(serve: Serve) -> None:
     release = threading.Event()
     server = serve(lambda x: (x.begin(), release.wait(10)))
