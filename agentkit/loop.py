@@ -175,7 +175,7 @@ class Loop:
                 asked = replace(asked, settings=replace(asked.settings, max_tokens=OUTPUT_TOKENS))
             parser = self.planner.parser(tuple(tools.values()), run.step)
             try:
-                usage, finish_reason = await self._turn(asked, parser, run)
+                usage, finish_reason, repeats = await self._turn(asked, parser, run)
             except ContextOverflow as exc:
                 for text in talk.overflowed(exc):
                     await emit(Notice(text))
@@ -187,7 +187,7 @@ class Loop:
                 for event in parser.feed(said) + parser.close(finish_reason):
                     await emit(event)
                 reply = parser.message()
-            if finish_reason == "repetition" and reply.calls:
+            if repeats and reply.calls:
                 reply = _once_each(reply)
             elif finish_reason == "repetition" and penalty is None:
                 penalty = _PENALTY
@@ -197,8 +197,8 @@ class Loop:
                 talk.counted(usage)
             return reply, finish_reason
 
-    async def _turn(self, request: Request, parser: Parser, run: _Progress) -> tuple[Usage | None, str]:
-        """Read one answer into *parser*: what it took, and why it ended."""
+    async def _turn(self, request: Request, parser: Parser, run: _Progress) -> tuple[Usage | None, str, bool]:
+        """Read one answer into *parser*: what it took, why it ended, and whether its end is one piece repeated."""
         await self.emit(TurnStarted(run.step.turn))
         finish_reason, usage, repetition = "stop", None, Repetition()
         async with aclosing(self.engine.stream(request)) as chunks:
@@ -214,10 +214,10 @@ class Loop:
                 if repetition.feed(wrote):
                     finish_reason = "repetition"
                     break
-        cut = "length" if finish_reason == "repetition" else finish_reason
-        for event in parser.close(cut):
+        repeats = repetition.seen
+        for event in parser.close("length" if finish_reason == "repetition" else finish_reason):
             await self.emit(event)
-        return usage, finish_reason
+        return usage, "repetition" if repeats and finish_reason == "length" else finish_reason, repeats
 
     def _read_answer(
         self, reply: Message, finish_reason: str, run: _Progress

@@ -89,10 +89,11 @@ class Voting:
                         samples[n].append(chunk)
                         begun.set()
                         wrote = chunk.text or chunk.reasoning or "".join(c.arguments for c in chunk.calls)
-                        if repetition.feed(wrote):  # whoever reads the winner finds so at the same place
+                        if repetition.feed(wrote):
+                            samples[n].append(Chunk(finish_reason="length"))  # whoever reads it is told
                             break
                     else:
-                        votes[n] = _vote(samples[n], request.tools)
+                        votes[n] = None if repetition.seen else _vote(samples[n], request.tools)
             except EngineError:
                 if n == 0:  # what it cannot do at all; another sample is only a vote less
                     raise

@@ -138,7 +138,10 @@ async def test_thoughts_that_are_cut_off_twice_end_the_run() -> None:
     assert (await Agent(Qwen3([thoughts, thoughts])).run("?")).stopped == "length"
 
 
-async def test_endless_repetition_is_stopped_and_asked_again_with_a_presence_penalty() -> None:
+async def test_endless_repetition_is_stopped_and_asked_again_with_a_presence_penalty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentkit.parsing.repetition._PATIENCE", 0.0)
     engine = Qwen3([["<think>", *["I should check that again. "] * 5_000], "4"])
     async with Agent(engine).stream("2 + 2?") as run:
         notices = [e.text async for e in run if isinstance(e, Notice)]
@@ -147,10 +150,20 @@ async def test_endless_repetition_is_stopped_and_asked_again_with_a_presence_pen
     assert engine.closed == 2
 
 
-async def test_a_model_that_repeats_itself_again_ends_the_run() -> None:
+async def test_a_model_that_repeats_itself_again_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentkit.parsing.repetition._PATIENCE", 0.0)
     loop = ["and so on "] * 5_000
     result = await Agent(Qwen3([loop, loop])).run("?")
     assert result.stopped == "loop" and len(result.output) < 20_000
+
+
+async def test_a_repetition_that_came_at_once_is_an_answer_if_it_ended_by_itself() -> None:
+    row = "0 0 0 0 0 0 0 0\n"
+    result = await Agent(Qwen3([[row] * 1_000])).run("A thousand rows of zeros, please.")
+    assert (result.stopped, result.output) == ("answer", (row * 1_000).strip())
+    engine = Qwen3([[row * 1_000, Chunk(finish_reason="length")], "4"])
+    assert (await Agent(engine).run("2 + 2?")).output == "4"
+    assert engine.requests[1].settings.presence_penalty == 1.5
 
 
 async def test_a_call_that_is_written_over_and_over_is_made_once() -> None:

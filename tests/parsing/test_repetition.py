@@ -10,7 +10,11 @@ from agentkit.parsing import Repetition
 
 def seen(text: str, step: int = 7) -> bool:
     watch = Repetition()
-    return any([watch.feed(text[i : i + step]) for i in range(0, len(text), step)])
+    found = False
+    for i in range(0, len(text), step):
+        watch.feed(text[i : i + step])
+        found = found or watch.seen
+    return found
 
 
 @given(st.text(min_size=1, max_size=300), st.text(max_size=2000), st.integers(1, 400))
