@@ -18,6 +18,7 @@ from agentkit.calling import May
 from agentkit.context import ContextUse, measure
 from agentkit.errors import ConfigError, one_error
 from agentkit.events import Event, Notice
+from agentkit.feed import Feed
 from agentkit.loop import Emit, Loop
 from agentkit.messages import Message, from_chat, user
 from agentkit.planner import Limits, Planner, React, Step
@@ -183,15 +184,17 @@ class Agent(Generic[OutputT]):
     @asynccontextmanager
     async def stream(self, task: Task) -> AsyncIterator[Run[OutputT]]:
         """Run *task* while the body watches; leaving the body early cancels the run."""
-        send, receive = anyio.create_memory_object_stream[Event](0)
-        run: Run[OutputT] = Run(receive)
+        feed = Feed()
+        run: Run[OutputT] = Run(feed)
 
         async def drive() -> None:
-            async with send:
-                run._result = await self._run(task, send.send)
+            try:
+                run._result = await self._run(task, feed.put)
+            finally:
+                feed.close()
 
         with one_error():
-            async with receive, anyio.create_task_group() as group:
+            async with anyio.create_task_group() as group:
                 group.start_soon(drive)
                 yield run
                 group.cancel_scope.cancel()

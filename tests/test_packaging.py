@@ -38,6 +38,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
     "context": LOW | {"runtime"},
+    "feed": {"events"},
     "formats": set(),
     "result": LOW | {"permissions"},
     "loop": LOW
@@ -54,7 +55,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     }
     | {"toolbox", "tools"},
     "agent": LOW
-    | {"adopt", "calling", "context", "loop", "mcp", "permissions", "planner", "result", "runtime"}
+    | {"adopt", "calling", "context", "feed", "loop", "mcp", "permissions", "planner", "result", "runtime"}
     | {"schema", "sharing", "subagents", "toolbox", "tools", "voting"},
     "subagents": LOW | {"agent", "context", "progress", "runtime", "schema", "tools"},  # above the agent
     "testing": LOW | {"runtime"},
