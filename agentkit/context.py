@@ -64,9 +64,10 @@ class Conversation:
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._tools: dict[int, int] = {}  # how many tools -> bytes of their schemas
 
-    def append(self, message: Message) -> None:
+    def append(self, message: Message, shown: Message | None = None) -> None:
+        """*shown* is what the model is shown instead of it."""
         self.messages.append(message)
-        self.shown.append(message)
+        self.shown.append(shown or message)
 
     def counted(self, usage: Usage) -> None:
         """The server has counted all that is shown and its answer, which is about to be appended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
 from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
 from agentkit.guard import Guard
-from agentkit.messages import BadCall, Message, ToolCall, ToolResult, Usage, user
+from agentkit.messages import BadCall, Message, Text, ToolCall, ToolResult, Usage, user
 from agentkit.parsing import Repetition
 from agentkit.planner import Limits, Parser, Planner, Step
 from agentkit.progress import watched
@@ -122,15 +122,21 @@ class Loop:
                             replace(r, content=words.again(r.content)) if k else r
                             for r, k in zip(results, known, strict=True)
                         ]
+                told = results
+                denied = {d.call_id for d in run.decisions if not d.allowed}
+                if self.planner.aids.forget and (guesses := _guessed(results, denied)):
+                    told = [r for r in results if r.call_id not in guesses]
+                    talk.shown[-1] = _without(reply, guesses)
                 run.step = replace(
                     run.step,
-                    failed=any(r.is_error for r in results),
+                    failed=any(r.is_error for r in told),
                     astray=run.refusals > 1
                     or bool(run.guard.circle)
                     or any(isinstance(c, BadCall) for c in reply.calls),
                     hidden=run.guard.circle,
                 )
-                talk.append(self.planner.results(results, run.guard.repeats))
+                answer = self.planner.results(results, run.guard.repeats)
+                talk.append(answer, self.planner.results(told, run.guard.repeats))
                 if run.guard.ended:
                     return ended("loop")
         return ended("timeout")
@@ -323,6 +329,35 @@ class _Progress:
         if not thoughts and self.unsaid:  # without thinking it says nothing: then that was it
             thoughts, self.unsaid, self.misparsed, self.think = self.unsaid, "", True, True
         return thoughts if settings.thinking is False or self.misparsed else ""
+
+
+def _guessed(results: Sequence[ToolResult], denied: Collection[str]) -> frozenset[str]:
+    """The ids of calls that failed after another tool's call of the same turn had worked.
+
+    A small model writes its whole plan at once, and makes up what the first steps would have told it. Two calls of one tool
+    ask for two things, and that one of them failed is a result; so is that a call was *denied*.
+    """
+    worked = {r.name for r in results if not r.is_error}
+    first = next((n for n, r in enumerate(results) if not r.is_error), len(results))
+    return frozenset(
+        r.call_id for r in results[first:] if r.is_error and r.name not in worked and r.call_id not in denied
+    )
+
+
+def _without(reply: Message, calls: frozenset[str]) -> Message:
+    """*reply* without these calls, and without what it says from there on."""
+    parts: list[Any] = []
+    over = False
+    for part in reply.parts:
+        if isinstance(part, ToolCall | BadCall) and part.id not in calls:
+            parts.append(part)
+        elif isinstance(part, ToolCall | BadCall):
+            while not over and parts and isinstance(parts[-1], Text):  # it leads over to the call
+                parts.pop()
+            over = True
+        elif not over:
+            parts.append(part)
+    return Message(reply.role, tuple(parts))
 
 
 def _once_each(reply: Message) -> Message:

@@ -37,7 +37,8 @@ class Aids:
 
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so and shown only the beginning of a result that it has, then the tools are hidden, then the run ends. `check`: an answer right after a tool has failed is put back to the model,
+    so and shown only the beginning of a result that it has, then the tools are hidden, then the run ends. `forget`: of several calls, those that failed after another tool's had worked are not shown to the
+    model: they were guesses at what that would say. `check`: an answer right after a tool has failed is put back to the model,
     to be held against what the tools returned. `votes`: so many samples are taken of each turn that may call tools, and
     the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
@@ -45,6 +46,7 @@ class Aids:
     coerce: bool = True
     hints: bool = True
     guard: bool = True
+    forget: bool = True
     check: bool = False
     votes: int = 1
 
@@ -150,6 +152,8 @@ class React:
             # the prompt names the hidden ones all the same: it then begins as before, and the server has read that already
             settings = replace(settings, thinking=False)
             schemas = [t.schema for t in tools]
+            if self.guided == "auto":  # which its instructions say nothing of
+                history = [*history[:-1], _with(history[-1], GUIDED)]
             return Request(tuple(history), schemas, settings, step.session, guided_schema(open_))
         if not step.think:
             settings = replace(settings, thinking=False)
@@ -173,6 +177,10 @@ class React:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
         note = REPEATED if repeats > 1 else FAILED if any(r.is_error for r in results) else self.reminder
         return Message("tool", (*results, *((Text(note),) if note else ())))
+
+
+def _with(message: Message, text: str) -> Message:
+    return replace(message, parts=(*message.parts, Text(f"\n\n{text}")))
 
 
 _SHORT = 600  # characters

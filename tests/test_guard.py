@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentkit import Agent, React, tool
+from agentkit import Agent, React, ToolError, tool
+from agentkit.messages import to_chat
 from agentkit.planner import Aids
 from agentkit.testing import ScriptedEngine
 from agentkit.tools import Tool
@@ -109,6 +110,43 @@ async def test_a_long_result_stands_in_the_conversation_once() -> None:
     engine = ScriptedEngine(turns)
     result = await Agent(engine, tools=[read], planner=React(aids=Aids(guard=False))).run("?")
     assert [len(m.results[0].content) > 5_000 for m in result.messages if m.role == "tool"] == [True] * 3
+
+
+@pytest.mark.parametrize("forget", [True, False])
+async def test_calls_that_guess_what_the_first_would_say_are_forgotten_when_they_fail(forget: bool) -> None:
+    @tool
+    def read(path: str) -> str:
+        """Read a file."""
+        return "5, 7"
+
+    @tool
+    def add(numbers: list[float]) -> float:
+        """Add numbers."""
+        return sum(numbers)
+
+    plan = f"I read it. {call('read', path='a')} Once I have the numbers: {call('add', numbers='numbers')}"
+    engine = ScriptedEngine([plan, call("add", numbers=[5, 7]), "12"])
+    result = await Agent(engine, tools=[read, add], planner=React(aids=Aids(forget=forget))).run("?")
+    shown = engine.requests[1].messages
+    assert [c.name for m in shown for c in m.calls] == (["read"] if forget else ["read", "add"])
+    assert [r.name for m in shown for r in m.results] == (["read"] if forget else ["read", "add"])
+    assert ("Once I have" in to_chat(shown[2])[0]["content"]) is not forget
+    assert [r.is_error for m in result.messages for r in m.results] == [False, True, False]  # nothing is lost
+
+
+async def test_of_two_calls_of_one_tool_the_one_that_failed_is_told() -> None:
+    @tool
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        if city == "Atlantis":
+            raise ToolError("There is no such city.")
+        return "sunny"
+
+    engine = ScriptedEngine(
+        [call("weather", city="Paris") + call("weather", city="Atlantis"), "Sunny in Paris."]
+    )
+    await Agent(engine, tools=[weather]).run("?")
+    assert [r.is_error for m in engine.requests[1].messages for r in m.results] == [False, True]
 
 
 async def test_the_guard_can_be_switched_off() -> None:
