@@ -19,7 +19,7 @@ from agentkit.tools import Tool, ToolOutput
 if TYPE_CHECKING:
     from agentkit.permissions import Decision
 
-__all__ = ["May", "call_tool"]
+__all__ = ["ONLY_LOOKS", "May", "call_tool"]
 
 # Whether a call may be made, with the arguments that the tool will get.
 May: TypeAlias = "Callable[[str, Tool, Mapping[str, Any]], Awaitable[Decision]]"
@@ -74,7 +74,8 @@ async def call_tool(
     )
 
 
-_ONLY_LOOKS = frozenset(("reads", "network"))
+# the effects of tools whose calls change nothing
+ONLY_LOOKS = frozenset(("reads", "network"))
 
 
 def _fitted(call: ToolCall, tool: Tool) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _fitted(call: ToolCall, tool: Tool) -> dict[str, Any]:
     from agentkit.repair import fit
 
     closed = tool.fn is not None or tool.parameters.get("additionalProperties") is False
-    looks = tool.effects is not None and tool.effects <= _ONLY_LOOKS
+    looks = tool.effects is not None and tool.effects <= ONLY_LOOKS
     return fit(call.arguments, tool.parameters, tool=tool.name, drop=closed and looks)
 
 

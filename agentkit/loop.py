@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import anyio
 
 from agentkit import planner as words
-from agentkit.calling import May, call_tool
+from agentkit.acting import Acting
+from agentkit.calling import ONLY_LOOKS, May, call_tool
 from agentkit.context import Conversation, shortened
 from agentkit.errors import ContextOverflow, one_error
-from agentkit.events import Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
+from agentkit.events import CallReady, Event, Notice, ToolFinished, ToolProgress, ToolStarted, TurnStarted
 from agentkit.guard import Guard
 from agentkit.messages import BadCall, Message, Text, ToolCall, ToolResult, Usage, user
 from agentkit.parsing import Repetition
@@ -29,6 +30,8 @@ from agentkit.toolbox import Toolbox, budget_for, fenced, tokens
 from agentkit.tools import Tool
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from agentkit.permissions import Decision
 
 __all__ = ["Emit", "Loop"]
@@ -60,86 +63,92 @@ class Loop:
 
     async def run(self, start: Sequence[Message]) -> RunResult[Any]:
         """Ask, read, call, until there is an answer or a limit is reached."""
-        limits = self.limits
         run, talk = _Progress(os.urandom(8).hex()), Conversation(start)
         task = next((m.text for m in reversed(start) if m.role == "user"), "")
         box = Toolbox(tuple(self.tools().values()), await self._budget(), task)
+        stopped: Stopped = "timeout"
+        output: Any = None
+        with one_error(), anyio.move_on_after(self.limits.timeout):
+            async with anyio.create_task_group() as group:
+                stopped, output = await self._turns(talk, box, run, group)
+        if output is None and self.validate is None:
+            output = next((m.text for m in reversed(talk.messages) if m.role == "assistant"), "")
+        return RunResult(
+            output,
+            stopped,
+            tuple(talk.messages),
+            run.usage,
+            run.step.turn,
+            tuple(talk.cuts),
+            tuple(run.decisions),
+        )
 
-        def ended(stopped: Stopped, output: Any = None) -> RunResult[Any]:
-            if output is None and self.validate is None:
-                output = next((m.text for m in reversed(talk.messages) if m.role == "assistant"), "")
-            return RunResult(
-                output,
-                stopped,
-                tuple(talk.messages),
-                run.usage,
-                run.step.turn,
-                tuple(talk.cuts),
-                tuple(run.decisions),
-            )
-
-        with anyio.move_on_after(limits.timeout):
-            while True:
-                if run.step.turn == limits.max_turns:
-                    return ended("max_turns")
-                if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
-                    return ended("max_tokens")
-                run.step = replace(run.step, turn=run.step.turn + 1)
-                box.update(tuple(self.tools().values()))
-                tools = box.tools
-                offered = {name: t for name, t in tools.items() if name not in run.step.hidden}
-                asked = run.step
-                reply, finish_reason = await self._ask(talk, tools, box.shown(), run)
-                run.step = Step(run.step.turn, run.session, hidden=run.guard.circle, think=run.think)
-                if not reply.calls:
-                    text = reply.text.strip()
-                    if text and (onward := self.planner.answered(tuple(tools.values()), asked)):
-                        talk.append(reply)
-                        talk.append(user(onward))
-                        continue
-                    output, complaint, stopped = self._read_answer(reply, finish_reason, run)
-                    if complaint is None or text:  # thoughts alone only fill the context
-                        talk.append(reply)
-                    if complaint is None:
-                        return ended(stopped, output)
-                    if complaint:
-                        talk.append(user(complaint))
+    async def _turns(
+        self, talk: Conversation, box: Toolbox, run: _Progress, group: TaskGroup
+    ) -> tuple[Stopped, Any]:
+        """Turn after turn; why the last one was the last, and the output if it was an answer."""
+        limits = self.limits
+        while True:
+            if run.step.turn == limits.max_turns:
+                return "max_turns", None
+            if limits.max_tokens is not None and run.usage.total_tokens >= limits.max_tokens:
+                return "max_tokens", None
+            run.step = replace(run.step, turn=run.step.turn + 1)
+            box.update(tuple(self.tools().values()))
+            tools = box.tools
+            offered = {name: t for name, t in tools.items() if name not in run.step.hidden}
+            asked = run.step
+            acting = Acting(group, partial(self._carry_out, tools, offered, run))
+            reply, finish_reason = await self._ask(talk, tools, box.shown(), run, acting)
+            run.step = Step(run.step.turn, run.session, hidden=run.guard.circle, think=run.think)
+            if not reply.calls:
+                text = reply.text.strip()
+                if text and (onward := self.planner.answered(tuple(tools.values()), asked)):
+                    talk.append(reply)
+                    talk.append(user(onward))
                     continue
-                talk.append(reply)
-                run.calls += len(reply.calls)
-                if limits.max_tool_calls is not None and run.calls > limits.max_tool_calls:
-                    talk.append(_not_run(reply))
-                    return ended("max_tool_calls")
-                results = await self._act(reply.calls, tools, offered, run)
-                box.load(r.name for r in results)
-                run.usage = sum((r.usage for r in results if r.usage), run.usage)
-                run.refusals = run.refusals + 1 if any(r.refused for r in results) else 0
-                if self.planner.aids.guard:
-                    run.guard.turn(reply.calls, results, asked.hidden)
-                    known = [run.guard.stands_above(*made) for made in zip(reply.calls, results, strict=True)]
-                    if not talk.cuts:  # else it may stand there no longer
-                        results = [
-                            replace(r, content=words.again(r.content)) if k else r
-                            for r, k in zip(results, known, strict=True)
-                        ]
-                told = results
-                denied = {d.call_id for d in run.decisions if not d.allowed}
-                if self.planner.aids.forget and (guesses := _guessed(results, denied)):
-                    told = [r for r in results if r.call_id not in guesses]
-                    talk.shown[-1] = _without(reply, guesses)
-                run.step = replace(
-                    run.step,
-                    failed=any(r.is_error for r in told),
-                    astray=run.refusals > 1
-                    or bool(run.guard.circle)
-                    or any(isinstance(c, BadCall) for c in reply.calls),
-                    hidden=run.guard.circle,
-                )
-                answer = self.planner.results(results, run.guard.repeats)
-                talk.append(answer, self.planner.results(told, run.guard.repeats))
-                if run.guard.ended:
-                    return ended("loop")
-        return ended("timeout")
+                output, complaint, stopped = self._read_answer(reply, finish_reason, run)
+                if complaint is None or text:  # thoughts alone only fill the context
+                    talk.append(reply)
+                if complaint is None:
+                    return stopped, output
+                if complaint:
+                    talk.append(user(complaint))
+                continue
+            talk.append(reply)
+            run.calls += len(reply.calls)
+            if limits.max_tool_calls is not None and run.calls > limits.max_tool_calls:
+                talk.append(_not_run(reply))
+                return "max_tool_calls", None
+            results = await acting.results(reply.calls)
+            box.load(r.name for r in results)
+            run.usage = sum((r.usage for r in results if r.usage), run.usage)
+            run.refusals = run.refusals + 1 if any(r.refused for r in results) else 0
+            if self.planner.aids.guard:
+                run.guard.turn(reply.calls, results, asked.hidden)
+                known = [run.guard.stands_above(*made) for made in zip(reply.calls, results, strict=True)]
+                if not talk.cuts:  # else it may stand there no longer
+                    results = [
+                        replace(r, content=words.again(r.content)) if k else r
+                        for r, k in zip(results, known, strict=True)
+                    ]
+            told = results
+            denied = {d.call_id for d in run.decisions if not d.allowed}
+            if self.planner.aids.forget and (guesses := _guessed(results, denied)):
+                told = [r for r in results if r.call_id not in guesses]
+                talk.shown[-1] = _without(reply, guesses)
+            run.step = replace(
+                run.step,
+                failed=any(r.is_error for r in told),
+                astray=run.refusals > 1
+                or bool(run.guard.circle)
+                or any(isinstance(c, BadCall) for c in reply.calls),
+                hidden=run.guard.circle,
+            )
+            answer = self.planner.results(results, run.guard.repeats)
+            talk.append(answer, self.planner.results(told, run.guard.repeats))
+            if run.guard.ended:
+                return "loop", None
 
     async def _budget(self) -> int:
         """Tokens that the tools may take."""
@@ -148,7 +157,12 @@ class Loop:
         return budget_for(None)
 
     async def _ask(
-        self, talk: Conversation, tools: Mapping[str, Tool], shown: Sequence[Tool], run: _Progress
+        self,
+        talk: Conversation,
+        tools: Mapping[str, Tool],
+        shown: Sequence[Tool],
+        run: _Progress,
+        acting: Acting,
     ) -> tuple[Message, str]:
         """One model turn: the reply and why it ended. It may call tools that it is not shown; of hidden ones it is told so."""
         engine, emit = self.engine, self.emit
@@ -181,7 +195,7 @@ class Loop:
                 asked = replace(asked, settings=replace(asked.settings, max_tokens=OUTPUT_TOKENS))
             parser = self.planner.parser(tuple(tools.values()), run.step)
             try:
-                usage, finish_reason, repeats = await self._turn(asked, parser, run)
+                usage, finish_reason, repeats = await self._turn(asked, parser, run, tools, acting)
             except ContextOverflow as exc:
                 for text in talk.overflowed(exc):
                     await emit(Notice(text))
@@ -203,14 +217,23 @@ class Loop:
                 talk.counted(usage)
             return reply, finish_reason
 
-    async def _turn(self, request: Request, parser: Parser, run: _Progress) -> tuple[Usage | None, str, bool]:
+    async def _turn(
+        self, request: Request, parser: Parser, run: _Progress, tools: Mapping[str, Tool], acting: Acting
+    ) -> tuple[Usage | None, str, bool]:
         """Read one answer into *parser*: what it took, why it ended, and whether its end is one piece repeated."""
         await self.emit(TurnStarted(run.step.turn))
         finish_reason, usage, repetition = "stop", None, Repetition()
+        no_thoughts = (
+            thinks(getattr(self.engine, "model", None) or "", request.settings, self.switch) is False
+        )
         async with aclosing(self.engine.stream(request)) as chunks:
             async for chunk in chunks:
                 for event in parser.feed(chunk.text, chunk.reasoning, chunk.calls):
                     await self.emit(event)
+                    if isinstance(event, CallReady) and self._may_begin(
+                        event.call, no_thoughts or parser.settled, tools
+                    ):
+                        acting.begin(event.call)
                 if chunk.finish_reason:
                     finish_reason = chunk.finish_reason
                 if chunk.usage:
@@ -263,41 +286,42 @@ class Loop:
         if isinstance(call, ToolCall):
             await self.emit(ToolProgress(call, done, total, message))
 
-    async def _act(
-        self,
-        calls: Sequence[ToolCall | BadCall],
-        tools: Mapping[str, Tool],
-        offered: Mapping[str, Tool],
-        run: _Progress,
-    ) -> list[ToolResult]:
-        """Run the calls side by side; results come back in the order they were asked for."""
-        results: dict[str, ToolResult] = {}
+    def _may_begin(
+        self, call: ToolCall | BadCall, settled: bool, tools: Mapping[str, Tool]
+    ) -> TypeGuard[ToolCall]:
+        """Whether a call may be carried out while the model still writes."""
+        if not (self.planner.overlap and settled and self.limits.max_tool_calls is None):
+            return False
+        tool = tools.get(call.name) if isinstance(call, ToolCall) else None
+        # nobody is asked for leave in the middle of an answer
+        return tool is not None and (
+            self.may is None or (tool.effects is not None and tool.effects <= ONLY_LOOKS)
+        )
 
-        async def may(call_id: str, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
-            assert self.may is not None
-            decision = await self.may(call_id, tool, arguments)
-            run.decisions.append(decision)
-            return decision
+    async def _carry_out(
+        self, tools: Mapping[str, Tool], offered: Mapping[str, Tool], run: _Progress, call: ToolCall | BadCall
+    ) -> ToolResult:
+        began = time.monotonic()
+        if isinstance(call, ToolCall):
+            await self.emit(ToolStarted(call))
+        if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
+            result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
+        else:
+            with watched(partial(self._report, call)):
+                may = partial(self._decided, run) if self.may else None
+                result = await call_tool(call, offered, may, self.planner.aids)
+        result = replace(result, content=shortened(result.content, self.limits.result_chars))
+        source = tools[result.name].source if result.name in tools else ""
+        await self.emit(ToolFinished(call, result, time.monotonic() - began))
+        return fenced(result, source) if source else result
 
-        async def one(call: ToolCall | BadCall) -> None:
-            began = time.monotonic()
-            if isinstance(call, ToolCall):
-                await self.emit(ToolStarted(call))
-            if isinstance(call, ToolCall) and call.name in tools and call.name not in offered:
-                result = ToolResult(call.id, words.hidden(call.name), is_error=True, name=call.name)
-            else:
-                with watched(partial(self._report, call)):
-                    result = await call_tool(call, offered, may if self.may else None, self.planner.aids)
-            result = replace(result, content=shortened(result.content, self.limits.result_chars))
-            source = tools[result.name].source if result.name in tools else ""
-            results[call.id] = fenced(result, source) if source else result
-            await self.emit(ToolFinished(call, result, time.monotonic() - began))
-
-        with one_error():
-            async with anyio.create_task_group() as group:
-                for call in calls:
-                    group.start_soon(one, call)
-        return [results[call.id] for call in calls]
+    async def _decided(
+        self, run: _Progress, call_id: str, tool: Tool, arguments: Mapping[str, Any]
+    ) -> Decision:
+        assert self.may is not None
+        decision = await self.may(call_id, tool, arguments)
+        run.decisions.append(decision)
+        return decision
 
 
 @dataclass(slots=True)

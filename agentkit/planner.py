@@ -72,6 +72,11 @@ class Parser(Protocol):
         self, text: str = "", reasoning: str = "", calls: Sequence[CallFragment] = ()
     ) -> list[Event]: ...
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that may yet come can make anything else of the calls that it has returned."""
+        ...
+
     def close(self, finish_reason: str = "stop") -> list[Event]: ...
 
     def message(self) -> Message: ...
@@ -82,6 +87,11 @@ class Planner(Protocol):
 
     @property
     def aids(self) -> Aids: ...
+
+    @property
+    def overlap(self) -> bool:
+        """Whether a call begins as soon as it is read, while the model writes on."""
+        ...
 
     def start(
         self, task: Sequence[Message], instructions: str | None, tools: Sequence[Tool]
@@ -111,6 +121,10 @@ class React:
     `guided` is when the server holds the model to "one of these calls, or an answer" by guided decoding: "auto" for the turn
     after a call that could not be read, was refused twice, or goes round in circles; "always" for models that cannot keep to a
     form by themselves, or "never". A model does not think in such a turn.
+
+    With `overlap` a call begins as soon as it is read, while the model writes the next one. Those that wait for the turn's end
+    all the same: of an agent with permissions the calls that do more than look something up, of one with a limit of tool calls all
+    of them.
     """
 
     guidance: str = (
@@ -127,6 +141,8 @@ class React:
     )
 
     guided: Literal["auto", "always", "never"] = "auto"
+
+    overlap: bool = True
 
     aids: Aids = Aids()
 

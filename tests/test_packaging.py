@@ -38,11 +38,13 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
     "context": LOW | {"runtime"},
+    "acting": {"messages"},
     "feed": {"events"},
     "formats": set(),
     "result": LOW | {"permissions"},
     "loop": LOW
     | {
+        "acting",
         "calling",
         "context",
         "guard",

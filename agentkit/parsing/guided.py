@@ -99,6 +99,10 @@ class GuidedParser:
         self._fragments: list[CallFragment] = []
         self._message: Message | None = None
 
+    @property
+    def settled(self) -> bool:
+        return False  # before it is closed
+
     def feed(self, text: str = "", reasoning: str = "", calls: Sequence[CallFragment] = ()) -> list[Event]:
         self._text.append(text)
         self._fragments += calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,9 @@ class TurnParser:
         self._thoughts: list[str] = []
         self._server: list[list[CallFragment]] = []  # the pieces of each call that the server has parsed
         self._slots: dict[int, list[CallFragment]] = {}  # index -> the call that its pieces go to now
+        self._told: list[
+            tuple[str, Mapping[str, Any]]
+        ] = []  # of the server's calls, those that were returned
         self._ids: set[str] = set()
         self._scanner = Scanner(self._schemas, self)
         self._within = False  # it is thoughts that are read: tags in them are text
@@ -75,11 +79,20 @@ class TurnParser:
             self._slot(fragment).append(fragment)
         return self._new()
 
+    @property
+    def settled(self) -> bool:
+        """Whether the calls read so far are calls whatever comes: nothing before them can turn out to be thoughts.
+
+        Thoughts whose opening tag is in the prompt begin with words, not with a call.
+        """
+        return not self._may_close or not self.spoke
+
     def _slot(self, fragment: CallFragment) -> list[CallFragment]:
         """The call that a piece belongs to: what has its index, unless it begins another one there, as some servers do."""
         slot = self._slots.get(fragment.index)
         known = next((f.id for f in slot or () if f.id), "")
         if slot is None or (fragment.name and fragment.id and known and fragment.id != known):
+            self._server_calls(whole=False)  # those before it are complete
             slot = self._slots[fragment.index] = []
             self._server.append(slot)
         return slot
@@ -93,7 +106,7 @@ class TurnParser:
             self._read(rest)
             if self._thinking:
                 self._think(self._carry)
-        self._server_calls(cut)
+        self._server_calls(cut=cut)
         maybe, self._maybe = self._maybe, None
         if maybe is not None and not self.spoke:
             self.calls(maybe[0])
@@ -152,6 +165,7 @@ class TurnParser:
         self._thoughts = [thought]
         self._events.append(TextWasThinking(thought))
         self._may_close = self.spoke = self.called = self._in_text = False
+        self._told = []
         self._space, self._strip, self._echo, self._maybe, self._waiting = [], "\n", None, None, []
         self._ids.clear()
         return True
@@ -209,7 +223,8 @@ class TurnParser:
             self._settle_echo(text=False)
             self._space, self._strip = [], " "
         for call in calls:
-            self._call(call)
+            if isinstance(call, Unreadable) or (call.name, call.arguments) not in self._told:
+                self._call(call)
 
     def maybe_calls(self, calls: Sequence[Wanted], source: str) -> None:
         self._maybe = (calls, [source])
@@ -239,23 +254,28 @@ class TurnParser:
         else:
             self._emit(CallReady(BadCall(id, call.text, call.reason)))
 
-    def _server_calls(self, cut: bool) -> None:
+    def _server_calls(self, *, cut: bool = False, whole: bool = True) -> None:
+        """Tell of the server's calls; in a turn that is not *whole* yet, of those whose arguments are."""
         seen = [
             (e.call.name, e.call.arguments)
             for e in self._events
             if isinstance(e, CallReady) and isinstance(e.call, ToolCall)
         ]
-        for position, fragments in enumerate(self._server, 1):
+        for position, fragments in enumerate(self._server[len(self._told) :], len(self._told) + 1):
             name = "".join(f.name for f in fragments).strip()
             text = "".join(f.arguments for f in fragments)
+            if not (whole or (name and _is_object(text))):
+                return
             ended = cut and position == len(self._server)
             read = read_arguments(text, cut=ended, only=only_text(self._schemas.get(name, {})))
             if isinstance(read, Unreadable) or not name:
                 reason = read.reason if isinstance(read, Unreadable) else "it has no name"
+                self._told.append(("", {}))
                 call: Wanted | Unreadable = Unreadable(f"{name} {text}".strip(), reason)
-            elif (name, read[0]) in seen:
-                continue
             else:
+                self._told.append((name, read[0]))
+                if (name, read[0]) in seen:
+                    continue
                 call = Wanted(name, *read)
             self._settle_echo(text=False)
             self._call(call, next((f.id for f in fragments if f.id), ""))
@@ -301,9 +321,14 @@ def parse_turn(
     return parser.message()
 
 
-def _fragment(index: int, call: Mapping[str, Any]) -> CallFragment:
-    import json
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
+
+def _fragment(index: int, call: Mapping[str, Any]) -> CallFragment:
     function = call.get("function")
     function = function if isinstance(function, Mapping) else call
     arguments = function.get("arguments")
