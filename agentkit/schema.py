@@ -1,6 +1,7 @@
 """A Python function's signature and docstring as a JSON schema, and a model's arguments as that function's.
 
-Pydantic does the work; what is here is the mapping to and fro, and the words a small model is told when it is wrong.
+Pydantic does the work, and is only imported where there is some: arguments of JSON's own types that are right are the
+function's as they are. What is here is the mapping to and fro, and the words a small model is told when it is wrong.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from agentkit.errors import ConfigError
 from agentkit.faults import Fault, Walk, WrongArguments, schema_at, types
+from agentkit.simple import DIFFERENT, schema_of, simple
 
 __all__ = [
     "Signature",
@@ -44,9 +47,6 @@ def signature(
     from pydantic's `Field(description=…)`. Raises `ConfigError` for an annotation that has no JSON schema.
     """
     from docstring_parser import parse
-    from pydantic import ConfigDict, Field, ValidationError, create_model
-    from pydantic.errors import PydanticUserError
-    from pydantic_core import PydanticUndefined
 
     title = title or str(getattr(fn, "__name__", "tool"))
     docs = parse(inspect.getdoc(fn) or "")
@@ -60,44 +60,85 @@ def signature(
         for p in inspect.signature(fn).parameters.values()
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    # numbered fields under the real names as aliases: an argument may be called `schema`, `model_id` or `_x`
-    fields: dict[str, Any] = {}
-    for i, p in enumerate(parameters):
-        text = described.get(p.name) or next(
-            (m for m in getattr(hints.get(p.name), "__metadata__", ()) if isinstance(m, str)), None
-        )
-        default = PydanticUndefined if p.default is p.empty else p.default
-        fields[f"p{i}"] = (hints.get(p.name, Any), Field(default, alias=p.name, description=text or None))
-    try:
-        with warnings.catch_warnings():  # a default that is not JSON is left out of the schema
-            warnings.simplefilter("ignore")
-            config = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
-            model = create_model(title, __config__=config, **fields)
-            parameters_schema = simplify(model.model_json_schema(by_alias=True))
-    except PydanticUserError as exc:
-        raise ConfigError(
-            f"The tool {title!r} has an argument that has no JSON schema: {exc.message}"
-        ) from exc
-    parameters_schema.pop("additionalProperties", None)  # a model gains nothing from reading it
+    for p in parameters:
+        if p.name not in described:
+            texts = (m for m in getattr(hints.get(p.name), "__metadata__", ()) if isinstance(m, str))
+            described[p.name] = next(texts, "")
+
+    @cache
+    def model() -> Any:
+        return _model(title, parameters, hints, described)
+
+    found = {p.name: simple(hints.get(p.name, Any), p.default) for p in parameters}
+    kinds = {name: known for name, known in found.items() if known is not None}
+    if len(kinds) == len(parameters):
+        parameters_schema = schema_of(parameters, kinds, described)
+    else:
+        parameters_schema = simplify(_json_schema(title, model()))
+        parameters_schema.pop("additionalProperties", None)  # a model gains nothing from reading it
+
+    def values(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Each argument as the function gets it: what is of its type already as it is, the others as pydantic judges."""
+        given = dict(arguments)
+        if len(kinds) == len(parameters) and given.keys() <= kinds.keys():
+            fitting = {p.name: kinds[p.name].fits(given.get(p.name, p.default)) for p in parameters}
+            if all(value is not DIFFERENT for value in fitting.values()):
+                return fitting
+        from pydantic import ValidationError
+
+        try:
+            judged = model().model_validate(given)
+        except ValidationError as exc:
+            wrong = _faults(parameters_schema, exc.errors(include_url=False))
+            raise WrongArguments(title, parameters_schema, wrong) from None
+        return {p.name: getattr(judged, f"p{i}") for i, p in enumerate(parameters)}
 
     def bind(arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        try:
-            values = model.model_validate(dict(arguments))
-        except ValidationError as exc:
-            found = _faults(parameters_schema, exc.errors(include_url=False))
-            raise WrongArguments(title, parameters_schema, found) from None
-        args = tuple(
-            getattr(values, f"p{i}") for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_ONLY
-        )
-        kwargs = {
-            p.name: getattr(values, f"p{i}")
-            for i, p in enumerate(parameters)
-            if p.kind is not p.POSITIONAL_ONLY
-        }
-        return args, kwargs
+        by_name = values(arguments)
+        args = tuple(by_name.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        return args, by_name
 
     description = "\n\n".join(part for part in (docs.short_description, docs.long_description) if part)
     return Signature(description, parameters_schema, bind)
+
+
+def _model(
+    title: str,
+    parameters: Sequence[inspect.Parameter],
+    hints: Mapping[str, Any],
+    described: Mapping[str, str],
+) -> Any:
+    from pydantic import ConfigDict, Field, create_model
+    from pydantic.errors import PydanticUserError
+    from pydantic_core import PydanticUndefined
+
+    # numbered fields under the real names as aliases: an argument may be called `schema`, `model_id` or `_x`
+    fields: dict[str, Any] = {}
+    for i, p in enumerate(parameters):
+        default = PydanticUndefined if p.default is p.empty else p.default
+        field = Field(default, alias=p.name, description=described.get(p.name) or None)
+        fields[f"p{i}"] = (hints.get(p.name, Any), field)
+    try:
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+        return create_model(title, __config__=config, **fields)
+    except PydanticUserError as exc:
+        raise _without_schema(title, exc) from exc
+
+
+def _json_schema(title: str, model: Any) -> dict[str, Any]:
+    from pydantic.errors import PydanticUserError
+
+    try:
+        with warnings.catch_warnings():  # a default that is not JSON is left out of the schema
+            warnings.simplefilter("ignore")
+            schema: dict[str, Any] = model.model_json_schema(by_alias=True)
+    except PydanticUserError as exc:
+        raise _without_schema(title, exc) from exc
+    return schema
+
+
+def _without_schema(title: str, exc: Any) -> ConfigError:
+    return ConfigError(f"The tool {title!r} has an argument that has no JSON schema: {exc.message}")
 
 
 def simplify(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,6 +248,8 @@ def to_text(value: Any) -> str:
         return value
     if value is None:
         return "done"
+    if type(value) in (int, bool):
+        return json.dumps(value)
     if hasattr(value, "model_dump_json"):
         return str(value.model_dump_json())
     if isinstance(value, dict | list | tuple | set | bool | int | float) or is_dataclass(value):

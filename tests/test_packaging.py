@@ -21,7 +21,8 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "spelling": set(),
     "faults": {"errors", "spelling"},
     "repair": {"faults", "spelling"},
-    "schema": {"errors", "faults"},
+    "simple": set(),
+    "schema": {"errors", "faults", "simple"},
     "tools": {"errors", "messages", "schema", "spelling"},
     "parsing": LOW | {"schema", "tools"},
     "runtime": LOW | {"parsing"},  # the probe reads calls out of text
