@@ -73,7 +73,8 @@ class Agent(Generic[OutputT]):
     """A model with tools, asked to do a task.
 
     `model` is a name ("qwen3-4b", the default; "demo"), a path to a .gguf file, a server ("http://127.0.0.1:8000/v1", or with the name
-    of one of its models "Qwen3-4B@http://127.0.0.1:8000/v1"), or an `Engine`.
+    of one of its models "Qwen3-4B@http://127.0.0.1:8000/v1"; several servers of one model: their URLs with commas between them), or an
+    `Engine`.
     `tools` mixes Python functions, names of installed tools ("code_interpreter"), files and folders of them ("./my_tools.py"), `Tool`s,
     `Toolset`s, tools of Qwen-Agent and LangChain, and MCP configurations ({"mcpServers": {…}}); `mcp` takes paths of MCP config files, such mappings, or names of servers in the user's own
     config. `host` is what those servers may ask for (`agentkit.mcp.Host`), `context` which of their resources ("server:uri") are put

@@ -44,7 +44,22 @@ class ConfigError(AgentkitError):
 
 
 class EngineError(AgentkitError):
-    """The model server could not be started, reached, or understood."""
+    """The model server could not be started, reached, or understood.
+
+    `elsewhere` says whether another server of the same model may well do what was asked: this one is away, broken or busy.
+    `status` is the HTTP status that it answered, and `after` how many seconds it asks to be left alone, where it does.
+    """
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        elsewhere: bool = False,
+        status: int | None = None,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.elsewhere, self.status, self.after = elsewhere, status, after
 
 
 class ContextOverflow(EngineError):

@@ -119,7 +119,7 @@ model_option = click.option(
     "-m",
     "--model",
     envvar="AGENTKIT_MODEL",
-    help="Name, path, URL or NAME@URL; vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
+    help="Name, path, URL or NAME@URL (NAME@URL,URL: replicas); vllm:NAME or llama.cpp:NAME.  [default: qwen3-4b]",
 )
 
 

@@ -270,8 +270,13 @@ async def _server(model: str | None) -> AsyncIterator[tuple[str, str, str | None
     from agentkit.runtime import connect
     from agentkit.runtime.local import Local
     from agentkit.runtime.openai_compatible import OpenAICompatible
+    from agentkit.runtime.replicas import Replicas
 
     engine = connect(model, warn)
+    if isinstance(engine, Replicas):
+        raise ConfigError(
+            f"What is measured needs one model server, and {model} names several; name one of them."
+        )
     if not isinstance(engine, Local | OpenAICompatible):
         raise ConfigError(f"What is measured needs a model server, and {model} is run without one.")
     async with AsyncExitStack() as stack:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenAICompatible"]
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_BUSY = frozenset({429, 503})
-_PATIENCE = 300.0  # seconds; a server that says it is busy is asked again for so long
+BUSY = frozenset({429, 503})
+PATIENCE = 300.0  # seconds; a server that says it is busy is asked again for so long
 _STREAMED = b'"stream":true,"stream_options":{"include_usage":true}'
 _WHOLE = b'"stream":false'
 _LINGER = 0.2  # seconds; a server may keep an answer open that is complete
@@ -174,8 +174,12 @@ class OpenAICompatible:
         if (
             self.model is None and self._users == 1
         ):  # how it is sampled depends on it from the first request on
-            with suppress(EngineError):  # which the request will meet again, and say
-                self.model = (await self.models())[0]
+            try:
+                with suppress(EngineError):  # which the request will meet again, and say
+                    self.model = (await self.models())[0]
+            except BaseException:  # cancelled: nobody leaves what was not entered
+                await self.__aexit__(None, None, None)
+                raise
         return self
 
     async def __aexit__(
@@ -191,7 +195,7 @@ class OpenAICompatible:
         async with self:
             await self._know(request)
             headers = {**self._headers, "X-Session-ID": request.session} if request.session else self._headers
-            failures, busy, patience = 0, 0, anyio.current_time() + _PATIENCE
+            failures, busy, patience = 0, 0, anyio.current_time() + PATIENCE
             while True:
                 form, begun, called, tokens = self._form, False, False, 0
                 try:
@@ -212,15 +216,14 @@ class OpenAICompatible:
                         continue
                     if begun or not failed.again:
                         raise failed.error from failed.__cause__
-                    if failed.status in _BUSY and self._retries and anyio.current_time() < patience:
+                    if failed.error.status in BUSY and self._retries and anyio.current_time() < patience:
                         busy += 1
                     else:
                         failures += 1
                     if failures > self._retries:
                         raise failed.error from failed.__cause__
-                    await anyio.sleep(
-                        failed.after if failed.after is not None else _backoff(failures + busy - 1)
-                    )
+                    after = failed.error.after
+                    await anyio.sleep(after if after is not None else backoff(failures + busy - 1))
 
     async def models(self) -> list[str]:
         """The names the server serves, from GET /models."""
@@ -235,19 +238,25 @@ class OpenAICompatible:
             except httpx2.HTTPStatusError as exc:
                 raise self._refused(exc.response.status_code, exc.response.content) from exc
             except httpx2.HTTPError as exc:
-                raise EngineError(self._unreachable(exc)) from exc
+                raise self._unreachable(exc) from exc
             except (ValueError, KeyError, TypeError) as exc:
                 raise EngineError(
                     f"{self.base_url}/models did not answer with a list of models; is the URL right? "
                     "It usually ends in /v1."
                 ) from exc
         if not names:
-            raise EngineError(f"{self.base_url} serves no model; load one there, or name it.")
+            raise EngineError(f"{self.base_url} serves no model; load one there, or name it.", elsewhere=True)
         self._listing = listing
         self.kind = self.kind or servers.kind_listed(
             self.base_url, listing, response.headers.get("server", "")
         )
         return names
+
+    async def healthy(self) -> bool:
+        """Whether the server says that it can take requests: by GET /health where it has that, else by GET /models."""
+        async with self:
+            assert self._client is not None
+            return await servers.healthy(self._client, self.base_url, self._headers)
 
     async def context_length(self) -> int | None:
         """How many tokens a prompt and its answer can have together; None where the server does not tell."""
@@ -340,7 +349,7 @@ class OpenAICompatible:
 
     def _otherwise(self, request: Request, form: _Form, failed: _Failed) -> Request | None:
         """What to send instead, if the server refused something that can be said otherwise or left out."""
-        if failed.status not in (400, 404, 422, 500, 501) or isinstance(failed.error, ContextOverflow):
+        if failed.error.status not in (400, 404, 422, 500, 501) or isinstance(failed.error, ContextOverflow):
             return None
         said = str(failed.error)
         tools = request.tools or any(m.role == "tool" for m in request.messages)
@@ -397,9 +406,8 @@ class OpenAICompatible:
             async with self._client.stream("POST", url, content=body, headers=dict(headers)) as response:
                 status = response.status_code
                 if status != 200:
-                    error = self._refused(status, await response.aread())
-                    again = status in _RETRIED and not _FINAL.search(str(error))
-                    raise _Failed(error, status, again, _retry_after(response.headers.get("retry-after")))
+                    after = _retry_after(response.headers.get("retry-after"))
+                    raise _Failed(self._refused(status, await response.aread(), after))
                 kind = response.headers.get("content-type", "")
                 if "html" in kind:
                     raise EngineError(
@@ -425,13 +433,14 @@ class OpenAICompatible:
         except httpx2.ReadTimeout as exc:  # it would only lose its place in the queue if it were sent again
             raise _Failed(
                 EngineError(
-                    f"{self.base_url} sent nothing for {self._timeout:g} s; it may be overloaded or stuck."
+                    f"{self.base_url} sent nothing for {self._timeout:g} s; it may be overloaded or stuck.",
+                    elsewhere=True,
                 ),
                 again=False,
             ) from exc
         except httpx2.HTTPError as exc:
             if not silent:
-                raise _Failed(EngineError(self._unreachable(exc))) from exc
+                raise _Failed(self._unreachable(exc)) from exc
         if silent and _STREAMED in body:
             # llama-cpp-python's server so answers a prompt that is too long; not streaming, and over another
             # connection than the one it broke, it says why
@@ -447,7 +456,9 @@ class OpenAICompatible:
                         raise
         elif not finished:
             raise _Failed(
-                EngineError(f"{self.base_url} broke off before its answer was complete; try again.")
+                EngineError(
+                    f"{self.base_url} broke off before its answer was complete; try again.", elsewhere=True
+                )
             )
 
     async def _events(self, content: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any] | None, None]:
@@ -499,8 +510,11 @@ class OpenAICompatible:
         return value
 
     def _chunk(self, event: dict[str, Any]) -> Chunk:
-        if event.get("error"):
-            raise self._refused(200, json.dumps(event).encode())
+        if said := event.get("error"):
+            error = self._refused(200, json.dumps(event).encode())
+            # vLLM's engine may die after its server has said yes
+            error.elsewhere = isinstance(said, dict) and said.get("code") in (500, 502, 503)
+            raise error
         usage = event.get("usage")
         counted = _usage(usage) if usage else None
         choices = event.get("choices")
@@ -522,39 +536,45 @@ class OpenAICompatible:
             usage=counted,
         )
 
-    def _refused(self, status: int, content: bytes) -> EngineError:
+    def _refused(self, status: int, content: bytes, after: float | None = None) -> EngineError:
         said = _message(content)
         if status in (400, 413, 500) and any(words in said.lower() for words in _OVERFLOW_WORDS):
-            return ContextOverflow(f"The conversation is longer than the model's context: {said}")
+            return ContextOverflow(
+                f"The conversation is longer than the model's context: {said}", status=status
+            )
         if status in (401, 403):
-            return EngineError(f"{self.base_url} refused the API key (HTTP {status}): {said}")
+            return EngineError(f"{self.base_url} refused the API key (HTTP {status}): {said}", status=status)
         if status == 404:
             return EngineError(
                 f"{self.base_url} does not know the model {self.model!r} or the path (HTTP 404): {said} "
-                "The base URL usually ends in /v1."
+                "The base URL usually ends in /v1.",
+                status=status,
             )
+        if status == 200:
+            return EngineError(f"{self.base_url} reported an error: {said}", status=status)
         return EngineError(
-            f"{self.base_url} answered HTTP {status}: {said}"
-            if status != 200
-            else f"{self.base_url} reported an error: {said}"
+            f"{self.base_url} answered HTTP {status}: {said}",
+            elsewhere=status in _RETRIED and not _FINAL.search(said),
+            status=status,
+            after=after,
         )
 
-    def _unreachable(self, exc: Exception) -> str:
-        return f"No answer from {self.base_url} ({type(exc).__name__}: {exc}); is the server running there?"
+    def _unreachable(self, exc: Exception) -> EngineError:
+        return EngineError(
+            f"No answer from {self.base_url} ({type(exc).__name__}: {exc}); is the server running there?",
+            elsewhere=True,
+        )
 
 
 class _Failed(Exception):
-    """The request failed before it was answered; *error* is what the user sees if asking again does not help."""
+    """The request failed before it was answered; *error* is what the user sees if asking again does not help.
 
-    def __init__(
-        self,
-        error: EngineError,
-        status: int | None = None,
-        again: bool = True,
-        after: float | None = None,
-    ) -> None:
+    *again* is whether it may; None: wherever another server may be asked, so may this one.
+    """
+
+    def __init__(self, error: EngineError, again: bool | None = None) -> None:
         super().__init__(str(error))
-        self.error, self.status, self.again, self.after = error, status, again, after
+        self.error, self.again = error, error.elsewhere if again is None else again
 
 
 # A request that is wrong stays wrong (llama-cpp-python says 500), and so does an account that is empty (429).
@@ -609,6 +629,6 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _backoff(attempt: int) -> float:
+def backoff(attempt: int) -> float:
     """Full jitter under 0.5, 1, 2, 4, … seconds, at most 8."""
     return random.uniform(0, min(8.0, 0.5 * 2**attempt))

@@ -180,6 +180,7 @@ class _Probe:
         try:
             parts = urlsplit(self.base)
             known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            known = known and base.count("://") == 1  # one of several is looked at
         except ValueError:
             known = False
         if not known:

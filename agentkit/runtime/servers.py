@@ -22,6 +22,7 @@ __all__ = [
     "context_length",
     "count_tokens",
     "error_value",
+    "healthy",
     "kind_listed",
     "recognise",
     "request_fields",
@@ -166,6 +167,17 @@ async def recognise(
     if isinstance(models, list) and any("compatibility_type" in m for m in models if isinstance(m, dict)):
         return "lmstudio"
     return None
+
+
+async def healthy(client: httpx2.AsyncClient, base_url: str, headers: Mapping[str, str]) -> bool:
+    """Whether the server can take requests, as it says itself.
+
+    `/health` knows more than that somebody listens: vLLM fails it once its engine has died, llama-server while it loads.
+    """
+    response = await _get(client, root(base_url) + "/health", headers)
+    if response is not None and 400 <= response.status_code < 500:  # it has none
+        response = await _get(client, base_url.rstrip("/") + "/models", headers)
+    return response is not None and response.status_code < 500
 
 
 async def thoughts_field(

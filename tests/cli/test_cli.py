@@ -154,6 +154,18 @@ def test_a_chat_keeps_the_conversation_and_its_commands_work(serve: Serve, home:
     assert "There is no command /nonsense" in done.stderr
 
 
+def test_of_several_servers_one_that_is_there_answers(serve: Serve, home: dict[str, str]) -> None:
+    server = serve(lambda x: x.answer("still here"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    done = agentkit("run", "-m", f"m@{gone},{server.url}", "?", home=home)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
+    done = agentkit("run", "-m", f"m@{gone},{gone}x", "?", home=home)
+    assert done.returncode == 1 and done.stderr.startswith("agentkit: None of the 2 replicas answers.")
+    assert done.stderr.count(gone) == 2 and len(done.stderr.splitlines()) == 1
+
+
 def test_ctrl_c_ends_a_run_with_130_and_no_traceback(serve: Serve, home: dict[str, str]) -> None:
     import threading
 

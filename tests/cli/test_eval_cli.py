@@ -183,3 +183,9 @@ def test_a_server_that_is_not_there_is_one_sentence_with_what_to_do(
     done = measure("http://127.0.0.1:9/v1", tmp_path, environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "127.0.0.1:9" in done.stderr and "run this again" in done.stderr.splitlines()[-1]
+
+
+def test_what_is_measured_is_one_server(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = measure("http://127.0.0.1:9/v1,http://127.0.0.1:10/v1", tmp_path, environment)
+    assert done.returncode == 1 and "needs one model server" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agentkit import ModelNotFound
+from agentkit import ConfigError, ModelNotFound
 from agentkit.runtime import connect
 from agentkit.runtime.demo import join
 from agentkit.runtime.models import resolve
 from agentkit.runtime.openai_compatible import OpenAICompatible
+from agentkit.runtime.replicas import Replicas
 from agentkit.testing import ScriptedEngine
 
 WHOLE = os.urandom(300_000)
@@ -98,6 +99,21 @@ def test_a_url_is_a_server_and_may_name_its_model() -> None:
     named, first = connect("Qwen3-4B@http://h:1/v1"), connect("http://h:1/v1/")
     assert isinstance(named, OpenAICompatible) and isinstance(first, OpenAICompatible)
     assert (named.base_url, named.model, first.model) == ("http://h:1/v1", "Qwen3-4B", None)
+
+
+def test_several_urls_are_replicas_of_one_model() -> None:
+    several = connect("Qwen3-4B@http://h1:8000/v1, https://h2:8000/v1/")
+    assert isinstance(several, Replicas) and several.model == "Qwen3-4B"
+    assert several.base_urls == ("http://h1:8000/v1", "https://h2:8000/v1")
+    assert connect("http://h1:1/v1,http://h2:1/v1").model is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name", ["m@http://h1:1/v1,h2:1/v1", "m@http://h1:1/v1,m@http://h2:1/v1", "http://h1:1/v1,"]
+)
+def test_what_is_no_list_of_urls_says_how_it_is_written(name: str) -> None:
+    with pytest.raises(ConfigError, match="write NAME@http://HOST:PORT/v1,http://HOST:PORT/v1"):
+        connect(name)
 
 
 def test_an_engine_is_taken_as_it_is() -> None:

@@ -208,7 +208,10 @@ async def test_where_nothing_listens_nothing_else_is_asked() -> None:
     assert bad(report).keys() == {"server.reachable"} and report.requests == 0
 
 
-@pytest.mark.parametrize("url", ["", "http://", "http://[::1", "http://x:99999/v1", "ftp://x/v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "http://", "http://[::1", "http://x:99999/v1", "ftp://x/v1", "http://x:1/v1,http://y:1/v1"],
+)
 async def test_what_is_no_url_is_said_to_be_none(url: str) -> None:
     with pytest.raises(ConfigError, match="http://HOST:PORT/v1"):
         await probe_server(url)
