@@ -164,11 +164,14 @@ class OpenAICompatible:
 
             url = urlsplit(self.base_url)
             local = url.hostname in {"127.0.0.1", "localhost", "::1"}
+            plain = url.scheme == "http" and local  # no TLS, and no proxy stands before this machine
+            if plain:
+                from agentkit.runtime.plain_http import PlainHTTP
             self._client = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(self._timeout, connect=10.0),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
-                trust_env=not local,  # no proxy stands before this machine
-                verify=not local or url.scheme == "https",  # reading all certificates takes 25 ms
+                transport=PlainHTTP() if plain else None,
+                trust_env=not local,
             )
         self._users += 1
         if (
@@ -205,7 +208,7 @@ class OpenAICompatible:
                             called = called or bool(chunk.calls)
                             tokens = chunk.usage.input_tokens if chunk.usage else tokens
                             yield chunk
-                    if request.tools:
+                    if request.tools and request.schema is None:
                         await self._were_tools_read(request, form, called, tokens)
                     return
                 except _Failed as failed:
