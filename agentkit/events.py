@@ -9,6 +9,7 @@ from typing import TypeAlias
 from agentkit.messages import BadCall, Part, Text, Thinking, ToolCall, ToolResult
 
 __all__ = [
+    "Assembly",
     "CallFragment",
     "CallReady",
     "Event",
@@ -105,32 +106,43 @@ Event: TypeAlias = (
 )
 
 
+class Assembly:
+    """Folds the events of one model turn, as they come, into the parts they add up to; other events are passed over."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._pieces: list[str] = []  # of the text or thinking that is being written, joined once
+        self._kind: type[TextDelta] | type[ThinkingDelta] = TextDelta
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, (TextDelta, ThinkingDelta)):  # each token is one
+            if type(event) is not self._kind:
+                self._settle()
+                self._kind = type(event)
+            self._pieces.append(event.text)
+        elif isinstance(event, TextWasThinking):
+            self._pieces.clear()
+            self._parts = [Thinking(event.text)] if event.text else []
+        elif isinstance(event, CallReady):
+            self._settle()
+            self._parts.append(event.call)
+
+    def parts(self) -> tuple[Part, ...]:
+        """What they add up to so far."""
+        return (*self._parts, *self._written())
+
+    def _settle(self) -> None:
+        self._parts += self._written()
+        self._pieces.clear()
+
+    def _written(self) -> list[Part]:
+        text = "".join(self._pieces)
+        return [Text(text) if self._kind is TextDelta else Thinking(text)] if self._pieces else []
+
+
 def assemble(events: Iterable[Event]) -> tuple[Part, ...]:
     """Fold the events of one model turn into the parts they add up to; other events are passed over."""
-    parts: list[Part] = []
-    pieces: list[str] = []  # of the text or thinking that is being written, joined once
-    kind: type[Text] | type[Thinking] = Text
-
-    def flush() -> None:
-        if pieces:
-            parts.append(kind("".join(pieces)))
-            pieces.clear()
-
+    assembly = Assembly()
     for event in events:
-        match event:
-            case TextDelta(text) | ThinkingDelta(text):
-                wanted = Text if isinstance(event, TextDelta) else Thinking
-                if wanted is not kind:
-                    flush()
-                    kind = wanted
-                pieces.append(text)
-            case TextWasThinking(thought):
-                pieces.clear()
-                parts = [Thinking(thought)] if thought else []
-            case CallReady(call):
-                flush()
-                parts.append(call)
-            case _:
-                pass
-    flush()
-    return tuple(parts)
+        assembly.add(event)
+    return assembly.parts()

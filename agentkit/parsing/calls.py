@@ -55,6 +55,8 @@ def read_calls(
     Strict JSON is read first, then what models commonly write instead. `repair` allows guesses as well: it is for
     text whose end is known. `cut` says that the token limit ended the text, so nothing may be added to its arguments.
     """
+    if (call := _as_asked(text)) is not None:
+        return [call]
     strict = True
     try:
         value = json.loads(text)
@@ -75,6 +77,26 @@ def read_calls(
         call = wanted[0]
         return [Wanted(call.name, call.arguments, _argument_text(text), call.exact)]
     return wanted
+
+
+_HEAD = re.compile(
+    r'[ \t\r\n]*\{[ \t\r\n]*"name"[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f]+)"[ \t\r\n]*,[ \t\r\n]*"arguments"[ \t\r\n]*:[ \t\r\n]*(?=\{)'
+)
+_TAIL = re.compile(r"[ \t\r\n]*\}[ \t\r\n]*")
+
+
+def _as_asked(text: str) -> Wanted | None:
+    """The call in *text* if it is what models are told to write, and nearly always do: then its JSON is read only once."""
+    head = _HEAD.match(text)
+    if head is None or not head[1].strip():
+        return None
+    try:
+        arguments, end = _DECODER.raw_decode(text, head.end())
+    except (ValueError, RecursionError):
+        return None
+    if "properties" in arguments or not _TAIL.fullmatch(text, end):  # with properties it may describe a tool
+        return None
+    return Wanted(head[1].strip(), arguments, text[head.end() : end])
 
 
 def only_text(schema: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, only_te
 from agentkit.parsing.coder_xml import read_function
 from agentkit.parsing.react import read_step
 
-__all__ = ["Scanner", "Sink", "slices"]
+__all__ = ["SLICE", "Scanner", "Sink", "slices"]
 
 Kind: TypeAlias = Literal["tag", "wrap", "fence", "bare", "xml", "react"]
 
@@ -46,7 +46,7 @@ class Sink(Protocol):
     def called(self) -> bool: ...
 
 
-_SPECIAL = re.compile(r"[<`{\[]|\nAction:")
+_ACTION = "\nAction:"
 _LABELS = ("Thought:", "Action:", "Final Answer:", "**Thought:", "**Action:", "**Final Answer:")
 _TAG = re.compile(
     r"""<(/?)([A-Za-z_][\w-]{0,30})(=[^<>\n]{1,100}|\s+name\s*=\s*["'][^"'<>\n]{1,100}["'])?\s?>"""
@@ -66,10 +66,29 @@ _KEYS = frozenset(
     "action_input tool_input".split()
 )
 _HTML = frozenset("a b br hr code div em i li p pre span strong td th tr ul ol table script style".split())
+# Prose, up to where a call, a tag that matters or code may begin. What it passes over is prose whatever comes after it; where it
+# stops, the steps of `Scanner` decide. Nothing follows the last `*`, so that it never goes back.
+_PLAIN = re.compile(
+    rf"""[^<`{{\[\n]*+ (?: (?:
+        \n (?! Act | A?c?\Z )
+      | ` [^`\n]++ (?: ` (?!`|\Z) | (?=\n) )                                         # code in a line
+      | < (?: (?= [^A-Za-z_/] | /[^A-Za-z_] )
+            | /?+ (?!think|tool_call) [A-Za-z_][\w-]{{0,30}}+ (?= [^\w\-=\s>] | \s[^\sn>] )
+            | (?: {"|".join(sorted(_HTML))} | /(?!think|tool_call) [A-Za-z_][\w-]{{0,30}}+ ) >
+            | (?!think|tool_call) [A-Za-z_][\w-]{{0,30}}+ > (?= \s{{0,50}}+ [^\s{{\[] )    # no JSON in it
+        )
+      | [{{\[] (?= [\[{{\s]{{0,30}}+ (?: [^\[{{\s"'] | ["'] (?!(?:{"|".join(sorted(_KEYS))})["']) \w{{0,20}}+ \W ) )
+    ) [^<`{{\[\n]*+ )*""",
+    re.VERBOSE,
+)
 _NAMED = re.compile(
     r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']"""
 )
 _ARGUED = re.compile(r"""["'](?:arguments|parameters|args|input|tool_input|action_input)["']\s*:""")
+# What a held call goes on with, whatever comes after it: outside of its strings, when they are known to be in double quotes, and
+# within one. The tokens below are looked for after that.
+_OUTSIDE = re.compile(r"""(?:[^"\\{}\[\]<`]+|\\.|<(?=[^/t])|"(?!"")[^"\\<`]*+"(?!""|"?\Z))*""", re.DOTALL)
+_INSIDE = re.compile(r"""(?:[^"\\<`]+|\\.|<(?=[^/t]))*""", re.DOTALL)
 _UNFINISHED = re.compile(r"(?:<[^<>]{0,40}|`{1,2}|\\)\Z")  # may be the start of a token of a held call
 _TOKENS = r'\\.|"""|[{}\[\]"\']|</?think>|</?tool_call>'
 _ENDS: dict[Kind, re.Pattern[str]] = {
@@ -86,7 +105,7 @@ _TEXT_BESIDE = re.compile(
     re.DOTALL,
 )
 _LOOSE_LENGTH = 400  # characters after a <tool_call> without JSON, in which its end must come
-_SLICE = 4096  # characters scanned at a time
+SLICE = 4096  # characters scanned at a time
 _RETRIES = 16  # how often the text after a call that ran past its end is scanned again
 
 
@@ -105,6 +124,14 @@ class Scanner:
 
     def feed(self, text: str) -> str:
         """Scan *text*; what comes after a think tag is returned, and not scanned."""
+        if self._held is None and not self._buffer:  # for most of all text there is no more to do
+            plain = self._plain(text)
+            if plain:
+                self._sink.text(text[:plain])
+                self._before = text[plain - 1]
+            if plain == len(text):
+                return ""
+            text = text[plain:]
         return self._run(text, final=False)
 
     def close(self, *, cut: bool = False) -> str:
@@ -133,14 +160,8 @@ class Scanner:
                     return text
             else:
                 self._buffer += text
-                step = {
-                    "start": self._start,
-                    "prose": self._prose,
-                    "code": self._code,
-                    "inline": self._inline,
-                }
                 while self._held is None and self._buffer:
-                    decided = step[self._mode](final)
+                    decided = _STEPS[self._mode](self, final)
                     if decided is None:
                         return ""
                     if decided:  # a think tag
@@ -156,6 +177,20 @@ class Scanner:
             self._sink.text(self._buffer[:length])
             self._before = self._buffer[length - 1]
             self._buffer = self._buffer[length:]
+
+    def _plain(self, text: str) -> int:
+        """How much of *text* is prose, or a program in a fence, before there is something to decide."""
+        if self._mode == "prose":
+            if (
+                "<" not in text
+                and "`" not in text
+                and "{" not in text
+                and "[" not in text
+                and "\n" not in text
+            ):
+                return len(text)  # a quicker look than that of the pattern
+            return _PLAIN.match(text).end()  # type: ignore[union-attr]
+        return len(text) if self._mode == "code" and "\n" not in text else 0
 
     # Each step returns None to wait for more text, True after a think tag, False to go on.
 
@@ -175,21 +210,19 @@ class Scanner:
         return False
 
     def _prose(self, final: bool) -> bool | None:
-        b = self._buffer
-        spot = _SPECIAL.search(b)
-        if spot is None:
-            newline = -1 if final else b.rfind("\n", max(0, len(b) - 7))
-            undecided = newline >= 0 and "\nAction:".startswith(b[newline:])
-            self._say(newline if undecided else len(b))
-            return None if undecided else False
-        self._say(spot.start())
-        match spot[0][-1]:
+        self._say(self._plain(self._buffer))
+        match self._buffer[:1]:
+            case "":
+                return False
             case "<":
                 return self._angle(final)
             case "`":
                 return self._backtick(final)
-            case ":":
-                return self._hold("react", 0) if self._tools else self._literal(len(spot[0]))
+            case "\n":
+                if not self._buffer.startswith(_ACTION):
+                    undecided = not final and _ACTION.startswith(self._buffer)
+                    return None if undecided else self._literal(1)
+                return self._hold("react", 0) if self._tools else self._literal(len(_ACTION))
             case _:
                 opens = self._opens_call(self._buffer, final)
                 return self._hold("bare", 0) if opens else None if opens is None else self._literal(1)
@@ -500,9 +533,17 @@ class Scanner:
         return named is not None and named[1].strip() in self._tools
 
 
+_STEPS = {
+    "start": Scanner._start,
+    "prose": Scanner._prose,
+    "code": Scanner._code,
+    "inline": Scanner._inline,
+}
+
+
 def slices(text: str) -> list[str]:
     """*text* in pieces: what is undecided is copied at each decision, so there should not be much of it."""
-    return [text] if len(text) <= _SLICE else [text[i : i + _SLICE] for i in range(0, len(text), _SLICE)]
+    return [text[i : i + SLICE] for i in range(0, len(text), SLICE)]
 
 
 class _Held:
@@ -530,7 +571,17 @@ class _Held:
         self._pieces.append(text)
         text = self._carry + text
         base, done = self._length, 0
-        for token in _ENDS[self.kind].finditer(text):
+        search = _ENDS[self.kind].search
+        while True:
+            if self._quotes == '"' and self._quote in ("", '"'):
+                done = (_INSIDE if self._quote else _OUTSIDE).match(text, done).end()  # type: ignore[union-attr]
+                if done == len(text):
+                    break
+            token = search(text, done)
+            if token is None:
+                unfinished = None if final else _UNFINISHED.search(text, max(done, len(text) - 42))
+                done = unfinished.start() if unfinished else len(text)
+                break
             word = token[0]
             # a quote or a fence at the very end may go on in the next piece
             if (
@@ -565,10 +616,7 @@ class _Held:
                     self.maybe_end = (at, word)
                 continue
             return at, word
-        else:
-            unfinished = None if final else _UNFINISHED.search(text, max(done, len(text) - 42))
-            done = unfinished.start() if unfinished else len(text)
-        self._before = text[:done][-1:] or self._before
+        self._before = text[done - 1] if done else self._before
         self._carry = text[done:]
         self._length += done
         return None
@@ -583,6 +631,11 @@ class _Held:
             else:
                 return False
             return True
+        if token in ("{", "[", "}", "]"):
+            if not self._quote:
+                self._depth += 1 if token in "{[" else -1
+                return not (self.kind == "bare" and self._depth <= 0)
+            return True
         if token[0] == "\\":
             return True
         if token in ('"""', '"', "'"):
@@ -592,11 +645,6 @@ class _Held:
             elif not (token == "'" and self._quotes == '"'):
                 self._quote = token
                 self._quotes = self._quotes or token[0]
-            return True
-        if token in ("{", "[", "}", "]"):
-            if not self._quote:
-                self._depth += 1 if token in "{[" else -1
-                return not (self.kind == "bare" and self._depth <= 0)
             return True
         if self.kind == "wrap":
             return token not in (f"</{self.name}>", "<tool_call>", "</tool_call>", "<think>", "</think>")

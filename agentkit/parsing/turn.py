@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentkit.events import (
+    Assembly,
     CallFragment,
     CallReady,
     Event,
     TextDelta,
     TextWasThinking,
     ThinkingDelta,
-    assemble,
 )
-from agentkit.messages import BadCall, Message, ToolCall
+from agentkit.messages import BadCall, Message, Text, ToolCall
 from agentkit.parsing.calls import Schemas, Unreadable, Wanted, only_text, read_arguments
 from agentkit.parsing.described import described_calls
-from agentkit.parsing.scan import Scanner, slices
+from agentkit.parsing.scan import SLICE, Scanner, slices
 from agentkit.tools import Tool
 
 __all__ = ["TurnParser", "parse_turn"]
@@ -40,8 +40,8 @@ class TurnParser:
     def __init__(self, tools: Iterable[AnyTool] = (), call_prefix: str = "call") -> None:
         self._schemas: Schemas = dict(_schema(t) for t in tools)
         self._prefix = call_prefix
-        self._events: list[Event] = []
-        self._reported = 0
+        self._events: list[Event] = []  # that are still to be returned
+        self._turn = Assembly()
         self._content: list[str] = []  # as the server sent it
         self._thoughts: list[str] = []
         self._server: list[list[CallFragment]] = []  # the pieces of each call that the server has parsed
@@ -73,7 +73,7 @@ class TurnParser:
             self._think(reasoning)
         if text:
             self._content.append(text)
-            for piece in slices(text):
+            for piece in (text,) if len(text) <= SLICE else slices(text):
                 self._read(piece)
         for fragment in calls:
             self._slot(fragment).append(fragment)
@@ -113,7 +113,7 @@ class TurnParser:
         if not self.spoke and not self.called and not self._within:
             self._calls_in_thinking(cut)
         if self._schemas and self.spoke and not self.called and not cut and not self._within:
-            said = "".join(e.text for e in self._events if isinstance(e, TextDelta))
+            said = "".join(part.text for part in self._turn.parts() if isinstance(part, Text))
             self.calls(described_calls(said, self._schemas))
         if not self.called:
             rest = "".join(self._space)
@@ -125,11 +125,10 @@ class TurnParser:
     def message(self) -> Message:
         """The turn as a message, after `close`."""
         raw = "".join(self._content) if self._in_text and not self._server else None
-        return Message("assistant", assemble(self._events), raw)
+        return Message("assistant", self._turn.parts(), raw)
 
     def _new(self) -> list[Event]:
-        new = self._events[self._reported :]
-        self._reported = len(self._events)
+        new, self._events = self._events, []
         return new
 
     # ------------------------------------------------------------ thinking and text
@@ -142,11 +141,10 @@ class TurnParser:
             text = self._carry + text
             end = text.find("</think>")
             if end < 0:
-                keep = next(
-                    (n for n in range(min(7, len(text)), 0, -1) if "</think>".startswith(text[-n:])), 0
-                )
-                self._carry = text[len(text) - keep :]
-                self._think(text[: len(text) - keep])
+                begun = text.rfind("<", -7)
+                keep = begun if begun >= 0 and "</think>".startswith(text[begun:]) else len(text)
+                self._carry = text[keep:]
+                self._think(text[:keep])
                 return
             self._think(text[:end])
             text = text[end + len("</think>") :]
@@ -163,11 +161,11 @@ class TurnParser:
         # Thinking-2507: the opening tag is in the prompt, so all that came before is thought
         thought = "".join(self._content).partition("</think>")[0].strip()
         self._thoughts = [thought]
-        self._events.append(TextWasThinking(thought))
         self._may_close = self.spoke = self.called = self._in_text = False
         self._told = []
         self._space, self._strip, self._echo, self._maybe, self._waiting = [], "\n", None, None, []
         self._ids.clear()
+        self._emit(TextWasThinking(thought))
         return True
 
     def _think(self, text: str) -> None:
@@ -195,14 +193,17 @@ class TurnParser:
                 self._maybe[1].append(text)
                 return
             text, self._maybe = "".join([*self._maybe[1], text]), None
-        if text.isspace():
+        said = text.rstrip()
+        space = text[len(said) :]
+        if not said:
             self._space.append(text)
             return
-        body = "".join(self._space) + text
+        if self._space:
+            said, self._space = "".join(self._space) + said, []
         if self._strip:
-            body, self._strip = body.lstrip(None if self._strip == " " else "\n"), ""
-        said = body.rstrip()
-        self._space = [body[len(said) :]]
+            said, self._strip = said.lstrip(None if self._strip == " " else "\n"), ""
+        if space:
+            self._space.append(space)
         self._say(said)
 
     def _say(self, text: str) -> None:
@@ -210,7 +211,11 @@ class TurnParser:
         self._emit(TextDelta(text))
 
     def _emit(self, event: Event) -> None:
-        (self._events if self._echo is None else self._waiting).append(event)
+        if self._echo is not None:
+            self._waiting.append(event)
+            return
+        self._events.append(event)
+        self._turn.add(event)
 
     # ------------------------------------------------------------ calls
 
@@ -240,7 +245,8 @@ class TurnParser:
             echo, self._echo, waiting, self._waiting = self._echo, None, self._waiting, []
             if text:
                 self._say(echo)
-            self._events += waiting
+            for event in waiting:
+                self._emit(event)
 
     def _call(self, call: Wanted | Unreadable, id: str = "") -> None:
         self.called = True
@@ -256,11 +262,7 @@ class TurnParser:
 
     def _server_calls(self, *, cut: bool = False, whole: bool = True) -> None:
         """Tell of the server's calls; in a turn that is not *whole* yet, of those whose arguments are."""
-        seen = [
-            (e.call.name, e.call.arguments)
-            for e in self._events
-            if isinstance(e, CallReady) and isinstance(e.call, ToolCall)
-        ]
+        seen = [(part.name, part.arguments) for part in self._turn.parts() if isinstance(part, ToolCall)]
         for position, fragments in enumerate(self._server[len(self._told) :], len(self._told) + 1):
             name = "".join(f.name for f in fragments).strip()
             text = "".join(f.arguments for f in fragments)
@@ -288,15 +290,14 @@ class TurnParser:
         inner = TurnParser((), self._prefix)
         inner._schemas, inner._within = self._schemas, True
         inner._scanner = Scanner(self._schemas, inner)
-        inner.feed(thoughts)
-        inner.close("length" if cut else "stop")
         found: list[Event] = []
-        for event in inner._events:
+        for event in inner.feed(thoughts) + inner.close("length" if cut else "stop"):
             if isinstance(event, CallReady):
                 found.append(event)
             elif isinstance(event, TextDelta):
                 found.clear()  # it thought on after that call: it only considered it
-        self._events += found
+        for event in found:
+            self._emit(event)
         self.called = bool(found)
         self._in_text = self._in_text or (bool(found) and "<think>" in "".join(self._content))
 

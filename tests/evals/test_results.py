@@ -12,7 +12,7 @@ from agentkit.cli.eval import evals
 from agentkit.evals.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
-RESULTS = sorted((ROOT / "benchmarks" / "results").iterdir())
+RESULTS = sorted(folder for folder in (ROOT / "benchmarks" / "results").iterdir() if folder.is_dir())
 BFCL = ROOT / "benchmarks" / "results" / "bfcl-demo"
 IDS = (ROOT / "agentkit" / "evals" / "bfcl_200.txt").read_text(encoding="utf-8").split()
 DOCS = (ROOT / "docs" / "evals.md").read_text(encoding="utf-8")
