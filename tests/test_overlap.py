@@ -66,19 +66,24 @@ async def test_a_call_begins_while_the_model_writes_the_next_one() -> None:
     assert [r.content for r in result.messages[-2].results] == ["a is there", "b is there"]
 
 
-async def test_a_call_of_the_server_begins_once_the_next_one_does() -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        [server_call(0, "look", at="a")],
+        [
+            Chunk(calls=(CallFragment(0, "s0" * (not n), "look" * (not n), piece),))
+            for n, piece in enumerate(('{"at"', ': "a', '"', "}"))
+        ],
+    ],
+)
+async def test_a_call_of_the_server_begins_as_its_arguments_are_whole(first: list[Chunk]) -> None:
     begun: list[str] = []
-    engine = Slow(
-        [server_call(0, "look", at="a"), Chunk(calls=(CallFragment(1, "s1", "look"),))],
-        server_call(1, "", at="b"),
-    )
+    engine = Slow(first, server_call(1, "look", at="b"))
     with anyio.fail_after(5):
         result = await Agent(engine, tools=[looking(engine, begun)]).run("?")
     assert result.output == "done" and begun == ["a", "b"]
-    assert [(c.id, dict(c.arguments)) for c in result.messages[-3].calls if isinstance(c, ToolCall)] == [
-        ("s0", {"at": "a"}),
-        ("s1", {"at": "b"}),
-    ]
+    made = [c for c in result.messages[-3].calls if isinstance(c, ToolCall)]
+    assert [(c.id, dict(c.arguments)) for c in made] == [("s0", {"at": "a"}), ("s1", {"at": "b"})]
 
 
 async def waits(engine: Slow, agent: Agent[str]) -> list[str]:

@@ -25,6 +25,8 @@ __all__ = ["TurnParser", "parse_turn"]
 
 AnyTool = Tool | Mapping[str, Any]
 
+_LOOKED_AT = 500  # pieces of a call; in a longer one each look, at what may be a program, would take too long
+
 
 class TurnParser:
     """Reads one turn as it is written.
@@ -76,7 +78,10 @@ class TurnParser:
             for piece in (text,) if len(text) <= SLICE else slices(text):
                 self._read(piece)
         for fragment in calls:
-            self._slot(fragment).append(fragment)
+            slot = self._slot(fragment)
+            slot.append(fragment)
+            if fragment.arguments.endswith("}") and len(slot) < _LOOKED_AT:  # it may be whole
+                self._server_calls(whole=False)
         return self._new()
 
     @property
