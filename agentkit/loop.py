@@ -103,7 +103,8 @@ class Loop:
             run.step = Step(run.step.turn, run.session, hidden=run.guard.circle, think=run.think)
             if not reply.calls:
                 text = reply.text.strip()
-                if text and (onward := self.planner.answered(tuple(tools.values()), asked)):
+                said = [*talk.messages, reply]
+                if text and (onward := self.planner.answered(said, tuple(tools.values()), asked)):
                     talk.append(reply)
                     talk.append(user(onward))
                     continue

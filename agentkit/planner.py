@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -10,6 +11,7 @@ from agentkit.events import CallFragment, Event
 from agentkit.messages import Message, Text, ToolResult, system
 from agentkit.parsing import GuidedParser, TurnParser, guided_schema
 from agentkit.runtime.engine import ModelSettings, Request
+from agentkit.toolbox import find
 from agentkit.tools import Tool
 
 __all__ = ["Aids", "Limits", "Parser", "Planner", "React", "Step"]
@@ -38,7 +40,9 @@ class Aids:
     `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
     probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
     so and shown only the beginning of a result that it has, then the tools are hidden, then the run ends. `forget`: of several calls, those that failed after another tool's had worked are not shown to the
-    model: they were guesses at what that would say. `check`: an answer right after a tool has failed is put back to the model,
+    model: they were guesses at what that would say. `gate`: a request that has no word in common with any tool is first asked
+    without them, and with them once the model says that it cannot answer; for sets of narrow tools, as one that reads any file
+    has few words in common with what is looked for in it. `check`: an answer right after a tool has failed is put back to the model,
     to be held against what the tools returned. `votes`: so many samples are taken of each turn that may call tools, and
     the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
     """
@@ -47,6 +51,7 @@ class Aids:
     hints: bool = True
     guard: bool = True
     forget: bool = True
+    gate: bool = False
     check: bool = False
     votes: int = 1
 
@@ -103,8 +108,8 @@ class Planner(Protocol):
 
     def parser(self, tools: Sequence[Tool], step: Step) -> Parser: ...
 
-    def answered(self, tools: Sequence[Tool], step: Step) -> str | None:
-        """What is said to a text without a call, for the run to go on; None: it is the answer."""
+    def answered(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> str | None:
+        """What is said to a text without a call, the last of *history*, for the run to go on; None: it is the answer."""
         ...
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
@@ -164,6 +169,8 @@ class React:
         self, history: Sequence[Message], tools: Sequence[Tool], settings: ModelSettings, step: Step
     ) -> Request:
         open_ = [t.schema for t in tools if t.name not in step.hidden]
+        if self._gated(history, tools, step):
+            open_ = []
         if self._guides(tools, step):
             # the prompt names the hidden ones all the same: it then begins as before, and the server has read that already
             settings = replace(settings, thinking=False)
@@ -186,8 +193,16 @@ class React:
     def _guides(self, tools: Sequence[Tool], step: Step) -> bool:
         return bool(tools) and (self.guided == "always" or (self.guided == "auto" and step.astray))
 
-    def answered(self, tools: Sequence[Tool], step: Step) -> str | None:
+    def answered(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> str | None:
+        if self._gated(history, tools, step) and _CANNOT.search(history[-1].text):
+            return OFFERED
         return CHECK if self.aids.check and step.failed else None
+
+    def _gated(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> bool:
+        """Whether the model is first asked without its tools: none of them shares a word with what the user wants."""
+        if not (self.aids.gate and tools and step.turn == 1):
+            return False
+        return not find(next((m.text for m in reversed(history) if m.role == "user"), ""), tools)
 
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
         """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
@@ -200,6 +215,10 @@ def _with(message: Message, text: str) -> Message:
 
 
 _SHORT = 600  # characters
+_CANNOT = re.compile(  # what a model says that lacks a tool or a fact
+    r"\b(can ?not|can['’]t|could(n['’]t| not)|unable|not able|(do not|don['’]t) have|no access|provide|sorry|as an ai)\b",
+    re.IGNORECASE,
+)
 
 # What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.
 
@@ -259,6 +278,8 @@ CHECK = (
     "A tool failed just before this answer. Hold the answer against what the tools have returned: it must claim nothing that "
     "they did not. If a tool can still help, call it; else give me the whole answer again, corrected where it has to be."
 )
+
+OFFERED = "You have tools for this now. If one of them can do it, call it; else give me your answer."
 
 EMPTY = "Your last message was empty. Answer my request now, in plain text, or call a tool."
 

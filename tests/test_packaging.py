@@ -34,7 +34,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "permissions": LOW | {"tools"},
     "sandbox": LOW | {"progress", "sharing"},
     "adopt": LOW | {"schema", "tools"},
-    "planner": LOW | {"parsing", "runtime", "tools"},
+    "planner": LOW | {"parsing", "runtime", "toolbox", "tools"},
     "guard": LOW,
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},

@@ -113,7 +113,7 @@ def _defaults() -> dict[str, bool | str | int]:
     return {
         name: default
         for name, (kind, default) in found.items()
-        if kind in ("bool", "str", "int") or name == "guided"
+        if name != "overlap" and (kind in ("bool", "str", "int") or name == "guided")  # which changes no answer
     }
 
 
