@@ -15,6 +15,7 @@ run the answer, the number of calls and of requests must be right; one that is n
     history  a step when 400 messages stand in the conversation, and 4,000
     many     200, 1,000 and 5,000 runs of 3 steps at once: wall time, memory for each while the server makes them wait
     parallel 8 calls of 0.2 s in one turn: wall time, with tools that are async and that block
+    overlap  two calls, half a second apart: wall time from the end of the first until its tool begins
     sent     bytes of a request with those tools
 """
 
@@ -325,6 +326,20 @@ class Bench:
             out[f"8 {what} calls of 0.2 s, ms of wall time"] = medians(took)
         return out
 
+    def overlap(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for text, what in ((0, "of the API"), (1, "written into the text")):
+            took = defaultdict[str, list[float]](list)
+            systems = [s for s in self.systems if s in READ_TEXT] if text else self.systems
+            for system in self.rounds(4, systems):
+                done = self.run(
+                    system, stream=True, steps=1, calls=2, tool="slow", marks=True, pause=500, text=text
+                )
+                if done and done["first"]:
+                    took[system].append((done["first"] - done["paused"]) / 1e6)
+            out[f"a call {what} until its tool begins, ms of wall time"] = medians(took)
+        return out
+
     def sent(self) -> dict[str, Any]:
         size = {}
         for system in self.systems:
@@ -337,6 +352,7 @@ class Bench:
 
 
 LIGHT = ("agentkit", "raw_httpx2")
+READ_TEXT = ("agentkit", "qwen_agent")  # calls that the server has not parsed
 PHASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "start": Bench.start,
     "step": Bench.step,
@@ -344,6 +360,7 @@ PHASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "history": Bench.history,
     "many": Bench.many,
     "parallel": Bench.parallel,
+    "overlap": Bench.overlap,
     "sent": Bench.sent,
 }
 

@@ -8,11 +8,12 @@ What it does is said in the path, so that every client passes it on: `http://127
     words  pieces of the answer, each its own event (20)  calls  tool calls in each of those turns (1)
     tool   which: add, slow or note (add)               long   pieces of the argument of `note` (1)
     delay  milliseconds before each answer (0)          text   1: calls are written into the text
-    pause  milliseconds between two calls (0)
+    pause  milliseconds between two calls (0)           keep   1: what was asked is kept (0)
 
 Turn i calls add(a=<the last result>, b=i), so the answer has the sum of 1…steps only if every result came back. What kind
 of client asks is seen by its request: tools offered natively, in the prompt (Qwen-Agent), or smolagents, which ends by calling
-`final_answer`. `GET /stats/RUN` says how many requests, bytes and connections a run took.
+`final_answer`. `GET /stats/RUN` says how many requests, bytes and connections a run took, and when it paused;
+`GET /bodies/RUN` has the requests themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -103,7 +105,9 @@ class Scenario:
 class Counts:
     def __init__(self) -> None:
         self.requests = self.bytes = self.streamed = self.largest = 0
+        self.paused = 0  # when the first pause between two calls began, in nanoseconds of time.perf_counter
         self.connections: set[int] = set()
+        self.bodies: list[Any] = []
 
 
 COUNTS: dict[str, Counts] = defaultdict(Counts)
@@ -161,8 +165,11 @@ class Connection(asyncio.Protocol):
                     "streamed": c.streamed,
                     "largest": c.largest,
                     "connections": len(c.connections),
+                    "paused": c.paused,
                 }
             )
+        if first == "bodies":
+            return self.whole(COUNTS[rest].bodies)
         if not rest.endswith("chat/completions"):
             return self.whole({"object": "list", "data": [{"id": "stub", "object": "model"}]})
         scenario, body = Scenario(first), json.loads(content)
@@ -172,6 +179,8 @@ class Connection(asyncio.Protocol):
         count.largest = max(count.largest, len(content))
         count.streamed += bool(body.get("stream"))
         count.connections.add(id(self))
+        if scenario["keep"]:
+            count.bodies.append(body)
         text, calls = scenario.turn(body)
         if scenario["delay"]:
             await asyncio.sleep(scenario["delay"] / 1000)
@@ -195,6 +204,7 @@ class Connection(asyncio.Protocol):
         common = json.dumps(self.common(body, "chat.completion.chunk"))[:-1]
         for delta, finish in deltas(text, calls, ids):
             if not delta and finish is None:  # between two calls
+                count.paused = count.paused or time.perf_counter_ns()
                 await asyncio.sleep(scenario["pause"] / 1000)
                 continue
             choices = f'[{{"index": 0, "delta": {json.dumps(delta)}, "logprobs": null, "finish_reason": {json.dumps(finish)}}}]'

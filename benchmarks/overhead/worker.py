@@ -66,6 +66,7 @@ class Worker:
             "calls": tools.calls,
             "cpu": cpu / 1e6,
             "wall": wall / 1e6,
+            "first": marks[0][1] if marks else None,  # call, on the clock of all processes
             "steps": [(b[0] - a[0]) / 1e6 for a, b in pairwise(marks)],
         }
 
