@@ -37,14 +37,17 @@ class Limits:
 class Aids:
     """What is done so that a small model gets more right, each with its switch.
 
-    `coerce`: arguments become what the tool's schema asks for, where that loses nothing. `hints`: an error says what was
-    probably meant. `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told
-    so and shown only the beginning of a result that it has, then the tools are hidden, then the run ends. `forget`: of several calls, those that failed after another tool's had worked are not shown to the
-    model: they were guesses at what that would say. `gate`: a request that has no word in common with any tool is first asked
-    without them, and with them once the model says that it cannot answer; for sets of narrow tools, as one that reads any file
-    has few words in common with what is looked for in it. `check`: an answer right after a tool has failed is put back to the model,
-    to be held against what the tools returned. `votes`: so many samples are taken of each turn that may call tools, and
-    the one that most agree with counts (see `agentkit.voting.Voting`); less than 3 make no majority.
+    `coerce`: arguments become what the tool's schema asks for, where that loses nothing.
+    `hints`: an error says what was probably meant.
+    `guard`: a model that goes round in circles (the same calls with the same results, up to three turns long) is told so and shown
+    only the beginning of a result that it has, then the tools are hidden, then the run ends.
+    `forget`: of several calls, those that failed after another tool's had worked are not shown to the model: they were guesses at
+    what that would say.
+    `gate`: a request that has no word in common with any tool is first asked without them, and with them once the model says
+    that it cannot answer. For sets of narrow tools: one that reads any file has few words in common with what is looked for in it.
+    `check`: an answer right after a tool has failed is put back to the model, to be held against what the tools returned.
+    `votes`: so many samples are taken of each turn that may call tools, and the one that most agree with counts (see
+    `agentkit.voting.Voting`); less than 3 make no majority.
     """
 
     coerce: bool = True
