@@ -14,7 +14,7 @@ from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.toolbox import find
 from agentkit.tools import Tool
 
-__all__ = ["Aids", "Limits", "Parser", "Planner", "React", "Step"]
+__all__ = ["GUIDANCE_WITHOUT_FORM", "Aids", "Limits", "Parser", "Planner", "React", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,18 @@ class Planner(Protocol):
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
 
 
+_CALLS = "make all the calls at once, one for each of them"
+_FORM = (
+    ': each in its own <tool_call>, or all in a JSON list [{"name": ..., "arguments": {...}}, {"name": ..., '
+    '"arguments": {...}}]'
+)
+GUIDANCE_WITHOUT_FORM = (  # for a server whose protocol says by itself how a call is written
+    "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
+    f"would have to guess, call it. If the request asks for several things, {_CALLS}. "
+    "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class React:
     """Think, call tools, look at the results, repeat until the model answers without a call.
@@ -135,13 +147,7 @@ class React:
     of them.
     """
 
-    guidance: str = (
-        "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
-        "would have to guess, call it. If the request asks for several things, make all the calls at once, one for each "
-        "of them: each in its own <tool_call>, or all in a JSON list "
-        '[{"name": ..., "arguments": {...}}, {"name": ..., "arguments": {...}}]. '
-        "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
-    )
+    guidance: str = GUIDANCE_WITHOUT_FORM.replace(_CALLS, _CALLS + _FORM)
 
     reminder: str = (
         "Answer the user now in plain text, with the facts from this result that were asked for. "

@@ -85,6 +85,11 @@ def aid_options(fn: _F) -> _F:
                 "--without", multiple=True, metavar="AID", help="Without one of its aids: coerce, …"
             ),
             click.option(
+                "--protocol",
+                type=click.Choice(["native", "hermes", "react", "python"]),
+                help="How tools are offered to the model.  [default: as for any server]",
+            ),
+            click.option(
                 "--with", "with_", multiple=True, metavar="AID", help="With one that is off by default."
             ),
         ]
@@ -103,6 +108,7 @@ def bfcl(
     ablate: bool,
     without: tuple[str, ...],
     with_: tuple[str, ...],
+    protocol: Any,
     **options: Any,
 ) -> None:
     """The Berkeley function calling leaderboard: 200 fixed cases, others by --only ID or --sample.
@@ -110,26 +116,35 @@ def bfcl(
     What a model calls is compared with what is right; in the category multi_turn_base, what has become of simulated APIs.
     """
     suite, only = from_bfcl(only, sample, seed)
-    measure(suite, _aided(ablate, without, with_), only=only, **options)
+    measure(suite, _aided(ablate, without, with_, protocol), only=only, **options)
 
 
 @command(evals)
 @case_options
 @aid_options
-def tasks(ablate: bool, without: tuple[str, ...], with_: tuple[str, ...], **options: Any) -> None:
+def tasks(
+    ablate: bool, without: tuple[str, ...], with_: tuple[str, ...], protocol: Any, **options: Any
+) -> None:
     """Sixty tasks with files, Git, times, data, web pages and a database, each with a budget."""
     from agentkit.evals.tasks import tasks
 
-    measure(tasks(), _aided(ablate, without, with_), **options)
+    measure(tasks(), _aided(ablate, without, with_, protocol), **options)
 
 
 @command(evals)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @case_options
 @aid_options
-def suite(file: Path, ablate: bool, without: tuple[str, ...], with_: tuple[str, ...], **options: Any) -> None:
+def suite(
+    file: Path,
+    ablate: bool,
+    without: tuple[str, ...],
+    with_: tuple[str, ...],
+    protocol: Any,
+    **options: Any,
+) -> None:
     """Cases of your own: FILE is Python, and its `suite` an `agentkit.evals.Suite`."""
-    measure(_loaded(file), _aided(ablate, without, with_), **options)
+    measure(_loaded(file), _aided(ablate, without, with_, protocol), **options)
 
 
 def from_bfcl(only: Sequence[str], sample: int | None, seed: int) -> tuple[Suite, tuple[str, ...]]:
@@ -145,13 +160,14 @@ def from_bfcl(only: Sequence[str], sample: int | None, seed: int) -> tuple[Suite
     return berkeley(), names
 
 
-def _aided(ablate: bool, without: Sequence[str], with_: Sequence[str]) -> list[System]:
-    from agentkit.evals.systems import switched, variants
+def _aided(ablate: bool, without: Sequence[str], with_: Sequence[str], protocol: Any) -> list[System]:
+    from agentkit.evals.systems import speaking, switched, variants
 
     if ablate and (without or with_):
         raise click.UsageError("--ablate makes each switch by itself; leave out --without and --with.")
     system = switched(*(f"-{aid}" for aid in without), *(f"+{aid}" for aid in with_))
-    return [system, *variants().values()] if ablate else [system]
+    systems = [system, *variants().values()] if ablate else [system]
+    return [speaking(system, protocol) for system in systems] if protocol else [*systems]
 
 
 @command(evals)

@@ -12,13 +12,14 @@ from agentkit.agent import Agent
 from agentkit.errors import ConfigError, EngineError
 from agentkit.evals.suite import Case
 from agentkit.messages import Message
-from agentkit.planner import Aids, Limits, Planner, React
+from agentkit.planner import GUIDANCE_WITHOUT_FORM, Aids, Limits, Planner, React
 from agentkit.runtime.engine import ModelSettings
 
 if TYPE_CHECKING:
     from agentkit.evals.session import Session
+    from agentkit.runtime import protocols
 
-__all__ = ["AgentkitSystem", "System", "SystemFailed", "switched", "switches", "variants"]
+__all__ = ["AgentkitSystem", "System", "SystemFailed", "speaking", "switched", "switches", "variants"]
 
 
 class SystemFailed(Exception):
@@ -56,6 +57,9 @@ class AgentkitSystem:
     name: str = "agentkit"
     planner: Planner = React()
     settings: ModelSettings = ModelSettings(temperature=0.0, seed=0)
+    protocol: protocols.Protocol | None = (
+        None  # how tools are offered; None: as `OpenAICompatible` does by itself
+    )
     versions: Mapping[str, str] = field(default_factory=lambda: {"agentkit": __version__})
 
     def open(self) -> AbstractAsyncContextManager[Any]:
@@ -66,7 +70,7 @@ class AgentkitSystem:
 
         given = [m.text for m in case.turns[0] if m.role == "system"]
         agent = Agent(
-            OpenAICompatible(session.base_url, model, session.api_key),
+            OpenAICompatible(session.base_url, model, session.api_key, protocol=self.protocol),
             instructions="\n\n".join(given) or None,
             tools=session.tools,
             planner=self.planner,
@@ -113,7 +117,8 @@ def _defaults() -> dict[str, bool | str | int]:
     return {
         name: default
         for name, (kind, default) in found.items()
-        if name != "overlap" and (kind in ("bool", "str", "int") or name == "guided")  # which changes no answer
+        if name != "overlap"
+        and (kind in ("bool", "str", "int") or name == "guided")  # which changes no answer
     }
 
 
@@ -134,6 +139,14 @@ def switched(*which: str) -> AgentkitSystem:
     aids = replace(Aids(), **{name: v for name, v in changes.items() if name in ours})
     rest = {name: v for name, v in changes.items() if name not in ours}
     return AgentkitSystem(" ".join(("agentkit", *which)), replace(React(), aids=aids, **rest))
+
+
+def speaking(system: AgentkitSystem, protocol: protocols.Protocol) -> AgentkitSystem:
+    """*system* with its tools offered by that protocol, and guidance that leaves the form of a call to it."""
+    planner = system.planner
+    if protocol != "native" and isinstance(planner, React) and planner.guidance == React().guidance:
+        planner = replace(planner, guidance=GUIDANCE_WITHOUT_FORM)
+    return replace(system, name=f"{system.name} {protocol}", planner=planner, protocol=protocol)
 
 
 def variants() -> dict[str, AgentkitSystem]:

@@ -18,6 +18,7 @@ from agentkit.events import (
 from agentkit.messages import BadCall, Message, Text, ToolCall
 from agentkit.parsing.calls import Schemas, Unreadable, Wanted, only_text, read_arguments
 from agentkit.parsing.described import described_calls
+from agentkit.parsing.pythonic import python_calls
 from agentkit.parsing.scan import SLICE, Scanner, slices
 from agentkit.tools import Tool
 
@@ -33,7 +34,7 @@ class TurnParser:
 
     Calls are trusted in this order: what the server parsed; tags in the text (`<tool_call>` JSON, Qwen3-Coder's XML); JSON
     that names one of *tools* (fenced, bare, wrapped in a tag); ReAct text; the same in the thinking, if the turn has nothing
-    else; a call that the text describes, with its arguments. `tools` are Tools or OpenAI-style dicts. Calls without an id of the server's get `call_prefix` and a number.
+    else; a call that the text describes, with its arguments; Python that does nothing but call tools. `tools` are Tools or OpenAI-style dicts. Calls without an id of the server's get `call_prefix` and a number.
 
     `feed` and `close` return events as soon as they are certain; however the text is cut, they add up to the same message.
     Nothing a model can write makes it raise.
@@ -119,7 +120,7 @@ class TurnParser:
             self._calls_in_thinking(cut)
         if self._schemas and self.spoke and not self.called and not cut and not self._within:
             said = "".join(part.text for part in self._turn.parts() if isinstance(part, Text))
-            self.calls(described_calls(said, self._schemas))
+            self.calls(described_calls(said, self._schemas) or python_calls(said, self._schemas))
         if not self.called:
             rest = "".join(self._space)
             if rest and (self.spoke or not self._thoughts):

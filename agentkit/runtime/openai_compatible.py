@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -28,6 +28,7 @@ from agentkit.runtime.protocols import (
     inline_thoughts,
     last_question,
     plain,
+    python,
     react,
     soft_switched,
 )
@@ -79,6 +80,14 @@ _FEWEST_TOKENS = 16  # bytes of JSON for each token, at most: fewer tokens than 
 _log = logging.getLogger(__name__)
 
 
+# how tools are written into the prompt
+_WRITTEN: Mapping[str, Callable[[Request, Remade], Request]] = {
+    "hermes": hermes,
+    "react": react,
+    "python": python,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """In what form requests are sent: what was learnt from the server's refusals."""
@@ -99,8 +108,8 @@ class OpenAICompatible:
 
     `kind` says what server it is ("vllm", "sglang", "llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "mlx-lm",
     "ktransformers", "dashscope"); None finds out, once, when a request depends on it. `protocol` says how tools are
-    offered: "native" (the server does it), or written into the prompt, in the form of Qwen3's own template ("hermes") or as
-    "react". None begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
+    offered: "native" (the server does it), or written into the prompt, in the form of Qwen3's own template ("hermes"), as
+    "react", or as functions to be called in Python ("python", for models that write code better than JSON). None begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
 
     `vision` says whether the model can be shown the pictures that tools make (PNG, JPEG, GIF, WebP up to 5 MiB; with tools
     offered natively); None goes by its name. Others read their names.
@@ -124,8 +133,8 @@ class OpenAICompatible:
     ) -> None:
         if kind is not None and kind not in KINDS:
             raise ConfigError(f"There is no kind of server {kind!r}; the kinds are {', '.join(KINDS)}.")
-        if protocol not in (None, "native", "hermes", "react"):
-            raise ConfigError(f"The protocol is native, hermes or react, not {protocol!r}.")
+        if protocol not in (None, "native", *_WRITTEN):
+            raise ConfigError(f"The protocol is native, {', '.join(_WRITTEN)}, not {protocol!r}.")
         self.base_url = base_url.rstrip("/").removesuffix("/chat/completions")
         self.model = model
         self.kind = kind
@@ -151,7 +160,7 @@ class OpenAICompatible:
 
     @property
     def protocol(self) -> Protocol:
-        """How tools are offered to the model by now: "native", "hermes" or "react"."""
+        """How tools are offered to the model by now: "native", "hermes", "react" or "python"."""
         return self._form.protocol
 
     @property
@@ -318,7 +327,7 @@ class OpenAICompatible:
         if request.tools and request.schema is not None and not server.schema_beside_tools:
             protocol = "hermes" if protocol == "native" else protocol
         if protocol != "native":
-            request = (hermes if protocol == "hermes" else react)(request, self._remade)
+            request = _WRITTEN[protocol](request, self._remade)
         if form.plain:
             request = plain(request)
         rest = {"model": self.model, **_fields(server, request, form)}

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from agentkit.messages import BadCall, Message, Text, Thinking, ToolCall, system, user
 from agentkit.runtime.engine import Request
+from agentkit.runtime.stubs import python_stub
 
 __all__ = [
     "Protocol",
@@ -18,11 +19,12 @@ __all__ = [
     "inline_thoughts",
     "last_question",
     "plain",
+    "python",
     "react",
     "soft_switched",
 ]
 
-Protocol: TypeAlias = Literal["native", "hermes", "react"]
+Protocol: TypeAlias = Literal["native", "hermes", "react", "python"]
 
 # Word for word as in Qwen3's chat template, so that the prompt is the one that the model was trained on.
 _HERMES = (
@@ -41,6 +43,12 @@ _REACT = (
     "... (Thought/Action/Action Input/Observation can be repeated)\n"
     "Thought: I now know the final answer\n"
     "Final Answer: the answer to the user"
+)
+_PYTHON = (
+    "You can call these Python functions:\n\n```python\n%s\n```\n\n"
+    "To call functions, reply with one Python code block that holds only the calls, one on each line, with their arguments "
+    "written out. The functions are run and you are told their results. If none of the functions can do what is asked, answer "
+    "in plain text, without code."
 )
 _RESPONSE, _OBSERVATION = "<tool_response>", "Observation:"
 _KEPT = 2_000  # messages
@@ -92,6 +100,22 @@ def react(request: Request, remade: Remade | None = None) -> Request:
         settings = replace(settings, stop=(*settings.stop, _OBSERVATION))
     text = _REACT % (described, names) if functions else ""
     return replace(request, messages=_with_system(messages, text), tools=(), settings=settings)
+
+
+def python(request: Request, remade: Remade | None = None) -> Request:
+    """*request* with its tools as Python functions, to be called in a block of code: for models that write code better than
+    JSON, and in about half as many tokens. Results are as in `hermes`."""
+    once = remade or Remade()
+    messages = [
+        once(m, _python_call)
+        if m.role == "assistant"
+        else once(m, _hermes_results)
+        if m.role == "tool"
+        else m
+        for m in _joined(request.messages, "tool")
+    ]
+    text = _PYTHON % "\n\n".join(map(python_stub, request.tools)) if request.tools else ""
+    return replace(request, messages=_with_system(messages, text), tools=())
 
 
 def plain(request: Request) -> Request:
@@ -202,6 +226,16 @@ def _hermes_call(message: Message) -> Message:
     ]
     thoughts = [p for p in message.parts if isinstance(p, Thinking)]
     return Message("assistant", (*thoughts, Text("\n".join([*_said(message), *calls]))))
+
+
+def _python_call(message: Message) -> Message:
+    calls = [c for c in message.calls if isinstance(c, ToolCall)]
+    if message.raw is not None or not calls:
+        return message
+    lines = [f"{c.name}({', '.join(f'{k}={v!r}' for k, v in c.arguments.items())})" for c in calls]
+    thoughts = [p for p in message.parts if isinstance(p, Thinking)]
+    block = "```python\n" + "\n".join(lines) + "\n```"
+    return Message("assistant", (*thoughts, Text("\n".join([*_said(message), block]))))
 
 
 def _hermes_results(message: Message) -> Message:

@@ -33,6 +33,7 @@ from agentkit.runtime.protocols import (
     inline_thoughts,
     last_question,
     plain,
+    python,
     react,
     soft_switched,
 )
@@ -121,7 +122,7 @@ def test_results_that_come_as_messages_of_their_own_are_joined() -> None:
 
 
 def test_a_result_is_not_taken_for_the_users_next_question() -> None:
-    for translate in (hermes, react):
+    for translate in (hermes, react, python):
         assert last_question(translate(Request(LOOP, TOOLS)).messages) == 1
     assert last_question([system("s")]) == -1
 
@@ -139,7 +140,7 @@ def test_the_text_of_a_call_goes_back_as_the_model_wrote_it() -> None:
 
 def test_a_call_that_could_not_be_read_goes_back_too() -> None:
     broken = Message("assistant", (BadCall("1", "{broken", "it is broken"),))
-    for translate in (hermes, react):
+    for translate in (hermes, react, python):
         assert to_chat(translate(Request([user("x"), broken], TOOLS)).messages[-1])[0]["content"] == "{broken"
 
 
@@ -150,6 +151,27 @@ def test_react_stops_before_the_model_makes_up_a_result() -> None:
     head = made.messages[0].text
     assert head.startswith("Be brief.\n\n") and "one of [search, add]" in head and "☃" in head
     assert made.messages[3].text == "Observation: snow\nObservation: 2\n\nAnswer the user now."
+
+
+def test_a_tool_is_shown_to_python_as_a_function_with_what_is_required_first() -> None:
+    properties = {
+        "days": {"type": "integer", "default": 1, "description": "How many\n  days."},
+        "city": {"type": "string"},
+        "unit": {"enum": ["C", "F"]},
+        "spots": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+        "of": {"type": "object", "properties": {"hour": {"type": "integer", "description": "When."}}},
+    }
+    parameters = {"type": "object", "properties": properties, "required": ["city"]}
+    weather = {"name": "weather", "description": "The weather.", "parameters": parameters}
+    made = python(Request([user("?")], [{"type": "function", "function": weather}, *TOOLS]))
+    assert (
+        "def weather(city: str, days: int = 1, unit: Literal['C', 'F'] = None, spots: list[str | None] = None, "
+        "of: dict = None):\n"
+        '    """The weather.\n    \n        days: How many days.\n        of: A dict with\n'
+        '            "hour" (int): When.\n    """\n\n'
+        "def search(q: str = None, n: int = None):" in made.messages[0].text
+    )
+    assert not made.tools and made.messages[1].text == "?"
 
 
 NAMES = st.sampled_from(["search", "add"])
@@ -175,7 +197,7 @@ def test_what_a_translation_writes_the_parser_reads(
         assert not read.text
 
 
-@given(st.integers(1, len(LOOP)), st.sampled_from([hermes, react]))
+@given(st.integers(1, len(LOOP)), st.sampled_from([hermes, react, python]))
 def test_a_longer_conversation_begins_with_the_bytes_of_the_shorter_one(length: int, translate: Any) -> None:
     def sent(messages: Sequence[Message]) -> list[bytes]:
         return [wire(m, "reasoning_content") for m in translate(Request(messages, TOOLS)).messages]
