@@ -11,10 +11,11 @@ from agentkit.events import CallFragment, Event
 from agentkit.messages import Message, Text, ToolResult, system
 from agentkit.parsing import GuidedParser, TurnParser, guided_schema
 from agentkit.runtime.engine import ModelSettings, Request
+from agentkit.runtime.protocols import JSON_FORM
 from agentkit.toolbox import find
 from agentkit.tools import Tool
 
-__all__ = ["GUIDANCE_WITHOUT_FORM", "Aids", "Limits", "Parser", "Planner", "React", "Step"]
+__all__ = ["Aids", "Limits", "Parser", "Planner", "React", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,6 @@ class Planner(Protocol):
     def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
 
 
-_CALLS = "make all the calls at once, one for each of them"
-_FORM = (
-    ': each in its own <tool_call>, or all in a JSON list [{"name": ..., "arguments": {...}}, {"name": ..., '
-    '"arguments": {...}}]'
-)
-GUIDANCE_WITHOUT_FORM = (  # for a server whose protocol says by itself how a call is written
-    "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
-    f"would have to guess, call it. If the request asks for several things, {_CALLS}. "
-    "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
-)
-
-
 @dataclass(frozen=True, slots=True)
 class React:
     """Think, call tools, look at the results, repeat until the model answers without a call.
@@ -147,7 +136,12 @@ class React:
     of them.
     """
 
-    guidance: str = GUIDANCE_WITHOUT_FORM.replace(_CALLS, _CALLS + _FORM)
+    guidance: str = (
+        "You are a helpful assistant with tools. When a tool can give you a fact you do not have or a result you "
+        "would have to guess, call it. If the request asks for several things, make all the calls at once, one for each "
+        f"of them{JSON_FORM}. "
+        "When you have what you need, answer the user in plain text, using the tools' results exactly as they are."
+    )
 
     reminder: str = (
         "Answer the user now in plain text, with the facts from this result that were asked for. "

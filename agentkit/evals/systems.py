@@ -12,7 +12,7 @@ from agentkit.agent import Agent
 from agentkit.errors import ConfigError, EngineError
 from agentkit.evals.suite import Case
 from agentkit.messages import Message
-from agentkit.planner import GUIDANCE_WITHOUT_FORM, Aids, Limits, Planner, React
+from agentkit.planner import Aids, Limits, Planner, React
 from agentkit.runtime.engine import ModelSettings
 
 if TYPE_CHECKING:
@@ -142,11 +142,8 @@ def switched(*which: str) -> AgentkitSystem:
 
 
 def speaking(system: AgentkitSystem, protocol: protocols.Protocol) -> AgentkitSystem:
-    """*system* with its tools offered by that protocol, and guidance that leaves the form of a call to it."""
-    planner = system.planner
-    if protocol != "native" and isinstance(planner, React) and planner.guidance == React().guidance:
-        planner = replace(planner, guidance=GUIDANCE_WITHOUT_FORM)
-    return replace(system, name=f"{system.name} {protocol}", planner=planner, protocol=protocol)
+    """*system* with its tools offered by that protocol."""
+    return replace(system, name=f"{system.name} {protocol}", protocol=protocol)
 
 
 def variants() -> dict[str, AgentkitSystem]:

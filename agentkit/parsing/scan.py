@@ -607,6 +607,9 @@ class _Held:
                 and not (text[: token.start()] or self._before).endswith("\n")
             ):
                 continue
+            before = text[max(0, token.start() - 1) : token.start()] or self._before
+            if self.kind == "react" and word.endswith("think>") and before in ('"', "'", "`"):
+                continue  # it is quoted
             if self._takes(word):
                 continue
             at = base + (token.end() if word in "}]" else token.start())

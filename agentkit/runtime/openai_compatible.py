@@ -20,7 +20,7 @@ from agentkit.events import CallFragment
 from agentkit.messages import Usage, wire
 from agentkit.runtime import servers
 from agentkit.runtime.engine import Chunk, ModelSettings, Request
-from agentkit.runtime.presets import thinks
+from agentkit.runtime.presets import thinks, writes_code
 from agentkit.runtime.protocols import (
     Protocol,
     Remade,
@@ -109,7 +109,8 @@ class OpenAICompatible:
     `kind` says what server it is ("vllm", "sglang", "llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "mlx-lm",
     "ktransformers", "dashscope"); None finds out, once, when a request depends on it. `protocol` says how tools are
     offered: "native" (the server does it), or written into the prompt, in the form of Qwen3's own template ("hermes"), as
-    "react", or as functions to be called in Python ("python", for models that write code better than JSON). None begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
+    "react", or as functions to be called in Python ("python"). None takes python for Qwen2.5-Coder, which writes code better than
+    JSON; else it begins with native, and goes over to hermes by itself for a server that refuses tools or ignores them.
 
     `vision` says whether the model can be shown the pictures that tools make (PNG, JPEG, GIF, WebP up to 5 MiB; with tools
     offered natively); None goes by its name. Others read their names.
@@ -136,7 +137,6 @@ class OpenAICompatible:
         if protocol not in (None, "native", *_WRITTEN):
             raise ConfigError(f"The protocol is native, {', '.join(_WRITTEN)}, not {protocol!r}.")
         self.base_url = base_url.rstrip("/").removesuffix("/chat/completions")
-        self.model = model
         self.kind = kind
         self.vision = vision
         self._timeout, self._retries = timeout, retries
@@ -146,6 +146,7 @@ class OpenAICompatible:
         self._client: httpx2.AsyncClient | None = None
         self._users = 0  # how many `async with` hold the client open
         self._form, self._forced = _Form(protocol or "native"), protocol is not None
+        self.model = model
         self._first = True  # no answer to a request with tools has come yet
         self._remade = Remade()
         self._asking = anyio.Lock()
@@ -157,6 +158,17 @@ class OpenAICompatible:
 
     def __repr__(self) -> str:  # never the key
         return f"OpenAICompatible({self.base_url!r}, {self.model!r})"
+
+    @property
+    def model(self) -> str | None:
+        """The name the server serves the model under; None until it has been asked."""
+        return self._model
+
+    @model.setter
+    def model(self, name: str | None) -> None:
+        self._model = name
+        if name and writes_code(name) and not self._forced:
+            self._form = replace(self._form, protocol="python")
 
     @property
     def protocol(self) -> Protocol:

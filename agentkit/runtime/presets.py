@@ -10,7 +10,7 @@ from agentkit.errors import ConfigError
 from agentkit.messages import Message
 from agentkit.runtime.engine import ModelSettings
 
-__all__ = ["OUTPUT_TOKENS", "recommended", "soft_switch", "thinks"]
+__all__ = ["OUTPUT_TOKENS", "recommended", "soft_switch", "thinks", "writes_code"]
 
 # From the Qwen3 model card, "Best Practices".
 _THINKING = ModelSettings(temperature=0.6, top_p=0.95, top_k=20, min_p=0.0)
@@ -47,6 +47,12 @@ def thinks(model: str, settings: ModelSettings, switch: bool | None = None) -> b
     if settings.thinking is False:
         return False
     return switch if switch is not None else True
+
+
+def writes_code(model: str) -> bool:
+    """Whether *model* calls tools best in Python: Qwen2.5-Coder, which was trained on code and not on calls (docs/evals.md)."""
+    name = model.lower()
+    return name == "demo" or "qwen2.5-coder" in name
 
 
 def recommended(model: str, given: ModelSettings, switch: bool | None = None) -> ModelSettings:

@@ -13,6 +13,7 @@ from agentkit.runtime.engine import Request
 from agentkit.runtime.stubs import python_stub
 
 __all__ = [
+    "JSON_FORM",
     "Protocol",
     "Remade",
     "hermes",
@@ -26,6 +27,11 @@ __all__ = [
 
 Protocol: TypeAlias = Literal["native", "hermes", "react", "python"]
 
+# How several calls are written, as a planner's guidance says it; `python` has them written otherwise.
+JSON_FORM = (
+    ': each in its own <tool_call>, or all in a JSON list [{"name": ..., "arguments": {...}}, '
+    '{"name": ..., "arguments": {...}}]'
+)
 # Word for word as in Qwen3's chat template, so that the prompt is the one that the model was trained on.
 _HERMES = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -115,7 +121,10 @@ def python(request: Request, remade: Remade | None = None) -> Request:
         for m in _joined(request.messages, "tool")
     ]
     text = _PYTHON % "\n\n".join(map(python_stub, request.tools)) if request.tools else ""
-    return replace(request, messages=_with_system(messages, text), tools=())
+    messages = _with_system(messages, text)
+    if messages and JSON_FORM in messages[0].text:
+        messages[0] = system(messages[0].text.replace(JSON_FORM, ""))
+    return replace(request, messages=messages, tools=())
 
 
 def plain(request: Request) -> Request:

@@ -237,7 +237,9 @@ def test_a_call_that_is_described_with_its_arguments_is_made(said: str) -> None:
         "I will use the `add` function with the arguments\n" + SUM.removesuffix("\n```"),
         "I will use the `add` function with the arguments\n```json\n[1, 2]\n```",
         "<think>I will use the `add` function with the arguments\n" + SUM + "</think>3",
-        "I will use the `add` function with the arguments\n" + SUM + "</think>3",  # its opening tag was in the prompt
+        "I will use the `add` function with the arguments\n"
+        + SUM
+        + "</think>3",  # its opening tag was in the prompt
     ],
 )
 def test_what_only_looks_like_a_described_call_is_an_answer(said: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentkit import ModelSettings
@@ -183,6 +183,7 @@ VALUES = st.dictionaries(
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3, unique_by=str), st.booleans())
+@example([("search", {"q": "<think>"}), ("add", {"q": "</think>"})], True)
 def test_what_a_translation_writes_the_parser_reads(
     calls: list[tuple[str, dict[str, Any]]], with_raw: bool
 ) -> None:
