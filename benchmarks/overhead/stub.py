@@ -195,8 +195,8 @@ class Connection(asyncio.Protocol):
                     {"id": i, "type": "function", "function": {"name": name, "arguments": "".join(args)}}
                     for i, (name, args) in zip(ids, calls, strict=True)
                 ]
-            finish = "tool_calls" if calls else "stop"
-            choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+            reason = "tool_calls" if calls else "stop"
+            choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
             return self.whole({**self.common(body, "chat.completion"), "choices": [choice], "usage": usage})
         self.to.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

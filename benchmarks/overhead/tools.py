@@ -69,7 +69,8 @@ def note(text: str) -> int:
 
 def named(name: str) -> Callable[..., Any]:
     """`add`, `slow`, `slow_async` (whose tool is called slow as well) or `note`."""
-    return {"add": add, "slow": slow, "slow_async": slow_async, "note": note}[name]
+    tools: dict[str, Callable[..., Any]] = {"add": add, "slow": slow, "slow_async": slow_async, "note": note}
+    return tools[name]
 
 
 def _schema(**properties: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def test_the_readme_says_nothing_else() -> None:
     assert figures and all(figure in DOCS for figure in figures)
     for system, beside in (
         ("agentkit", "agentkit"),
-        ("openai", "the bare `openai` loop, openai-agents, langgraph, strands"),
+        ("agentkit native", 'agentkit, `protocol="native"`'),
+        ("openai", "the bare `openai` loop, openai-agents, langgraph, strands, qwen-agent"),
     ):
         rows = [row for row in Ledger(BFCL / "rows.jsonl").rows if row["system"] == system]
         none = [row["passed"] for row in rows if "irrelevance" in row["category"]]
