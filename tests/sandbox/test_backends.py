@@ -16,6 +16,7 @@ import pytest
 
 from agentkit.errors import SandboxUnavailable
 from agentkit.sandbox import Detection, Limits, Probe, Sandbox, detect
+from agentkit.sandbox.detect import find_bwrap
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ if words[0] != "run":
 with open({log!r}, "a") as log: log.write(json.dumps(words) + "\\n")
 root = os.geteuid() == 0
 own = ["--unshare-" + what for what in ("ipc", "pid", "net", "uts")] if root else ["--unshare-all"]
-command = ["bwrap", *own, "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+command = [{bwrap!r}, *own, "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
 for path in ("/usr", "/bin", "/lib", "/lib64"):
     command += ["--ro-bind-try", path, path]
 flags = {{"-i", "--rm", "--read-only"}}
@@ -65,7 +66,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     log = tmp_path / "calls"
     directory = tmp_path / "bin"
     directory.mkdir()
-    (directory / "docker").write_text(ENGINE.format(python=sys.executable, log=str(log)))
+    (directory / "docker").write_text(ENGINE.format(python=sys.executable, log=str(log), bwrap=find_bwrap()))
     (directory / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
     yield log
