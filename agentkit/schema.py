@@ -81,8 +81,11 @@ def signature(
         """Each argument as the function gets it: what is of its type already as it is, the others as pydantic judges."""
         given = dict(arguments)
         if len(kinds) == len(parameters) and given.keys() <= kinds.keys():
-            fitting = {p.name: kinds[p.name].fits(given.get(p.name, p.default)) for p in parameters}
-            if all(value is not DIFFERENT for value in fitting.values()):
+            fitting = {
+                p.name: kinds[p.name].fits(given[p.name]) if p.name in given else p.default
+                for p in parameters
+            }
+            if not any(value is DIFFERENT or value is inspect.Parameter.empty for value in fitting.values()):
                 return fitting
         from pydantic import ValidationError
 

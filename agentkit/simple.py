@@ -35,7 +35,7 @@ def simple(hint: Any, default: Any = Parameter.empty) -> Simple | None:
     itself = default is None or (type(default) in _NAMES and found.fits(default) is default)
     if not itself or (isinstance(default, float) and not math.isfinite(default)):
         return None
-    return Simple({**found.schema, "default": default}, lambda v: v if v is default else found.fits(v))
+    return Simple({**found.schema, "default": default}, found.fits)
 
 
 def schema_of(

@@ -69,6 +69,7 @@ def bound(read: Signature, arguments: dict[str, Any]) -> str:
 @example(float, NOTHING, 2**53 + 1)
 @example(str, NOTHING, "\ud800")
 @example(int, NOTHING, "3")
+@example(str, None, None)
 def test_pydantic_would_say_the_same(hint: Any, default: Any, value: Any) -> None:
     ours, theirs = (reads(hint, default, by_pydantic=by) for by in (False, True))
     assert json.dumps(ours.parameters["properties"]["a"]) == json.dumps(theirs.parameters["properties"]["a"])
