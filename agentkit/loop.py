@@ -146,8 +146,8 @@ class Loop:
                 or any(isinstance(c, BadCall) for c in reply.calls),
                 hidden=run.guard.circle,
             )
-            answer = self.planner.results(results, run.guard.repeats)
-            talk.append(answer, self.planner.results(told, run.guard.repeats))
+            whole = self.planner.results(results, run.guard.repeats)
+            talk.append(whole, whole if told is results else self.planner.results(told, run.guard.repeats))
             if run.guard.ended:
                 return "loop", None
 

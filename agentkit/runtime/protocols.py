@@ -79,25 +79,14 @@ class Remade:
 def hermes(request: Request, remade: Remade | None = None) -> Request:
     """*request* as Qwen3's chat template would write it: tools in the system text, calls in `<tool_call>` tags, results as
     what the user says in `<tool_response>` tags."""
-    once, tools = remade or Remade(), "\n".join(map(_tool_json, request.tools))
-    messages = [
-        once(m, _hermes_call)
-        if m.role == "assistant"
-        else once(m, _hermes_results)
-        if m.role == "tool"
-        else m
-        for m in _joined(request.messages, "tool")
-    ]
+    tools = "\n".join(map(_tool_json, request.tools))
+    messages = _written(request, remade, _hermes_call, _hermes_results)
     return replace(request, messages=_with_system(messages, _HERMES % tools if tools else ""), tools=())
 
 
 def react(request: Request, remade: Remade | None = None) -> Request:
     """*request* in ReAct's form: Thought, Action, Action Input and Observation, one under the other."""
-    once = remade or Remade()
-    messages = [
-        once(m, _react_call) if m.role == "assistant" else once(m, _react_results) if m.role == "tool" else m
-        for m in _joined(request.messages, "tool")
-    ]
+    messages = _written(request, remade, _react_call, _react_results)
     functions = [t.get("function", t) for t in request.tools]
     described = "\n".join(_tool_json(f) for f in functions)
     names = ", ".join(str(f.get("name")) for f in functions)
@@ -111,15 +100,7 @@ def react(request: Request, remade: Remade | None = None) -> Request:
 def python(request: Request, remade: Remade | None = None) -> Request:
     """*request* with its tools as Python functions, to be called in a block of code: for models that write code better than
     JSON, and in about half as many tokens. Results are as in `hermes`."""
-    once = remade or Remade()
-    messages = [
-        once(m, _python_call)
-        if m.role == "assistant"
-        else once(m, _hermes_results)
-        if m.role == "tool"
-        else m
-        for m in _joined(request.messages, "tool")
-    ]
+    messages = _written(request, remade, _python_call, _hermes_results)
     text = _PYTHON % "\n\n".join(map(python_stub, request.tools)) if request.tools else ""
     messages = _with_system(messages, text)
     if messages and JSON_FORM in messages[0].text:
@@ -175,6 +156,17 @@ def last_question(messages: Sequence[Message]) -> int:
 
 def _tool_json(tool: Mapping[str, Any]) -> str:
     return json.dumps(tool, ensure_ascii=False)  # spaces and all, as the template's `tojson` has it
+
+
+def _written(
+    request: Request,
+    remade: Remade | None,
+    call: Callable[[Message], Message],
+    results: Callable[[Message], Message],
+) -> list[Message]:
+    """The messages, with calls and results as text."""
+    once, forms = remade or Remade(), {"assistant": call, "tool": results}
+    return [once(m, forms[m.role]) if m.role in forms else m for m in _joined(request.messages, "tool")]
 
 
 def _with_system(messages: list[Message], text: str) -> list[Message]:
