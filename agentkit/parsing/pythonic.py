@@ -1,4 +1,5 @@
-"""Calls that a model writes as Python: a block of code that does nothing but call tools. It is read, and never run."""
+"""Calls that a model writes as Python: a block of code that calls tools, which is read, and never run; or a program, for a tool
+that runs programs."""
 
 from __future__ import annotations
 
@@ -9,24 +10,74 @@ from typing import Any
 
 from agentkit.parsing.calls import Schemas, Wanted
 
-__all__ = ["parameter_order", "python_calls"]
+__all__ = ["parameter_order", "program_call", "python_calls"]
 
 _BLOCK = re.compile(r"```(?:python|py|tool_code|tool_call)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _LONGEST = 20_000  # characters of a block; a longer one is a program
 _DEEPEST = 50  # brackets within brackets
+_PROGRAM = re.compile(r"\s*```(?:python|py)[ \t]*\n(.*?)\n?[ \t]*(?:```)?\s*", re.DOTALL)
+_RUNS_PYTHON = re.compile(r"python|interpreter", re.IGNORECASE)
 
 
 def python_calls(text: str, tools: Schemas) -> list[Wanted]:
     """The calls of *tools* in the blocks of code of *text*, or in *text* where it is nothing else.
 
-    A block counts if all it does is to call tools, to print, and to give names to values. What stands in a call has to be
+    They are the calls that a block begins with, beside prints and names given to values. What stands in a call has to be
     written out, or to have been given its name in the block: a call that needs another call's result is left for the turn in
-    which that is known. Arguments without a name are taken in the order of `parameter_order`.
+    which that is known, as is all that the block does from its first other statement on. Arguments without a name are taken in
+    the order of `parameter_order`.
     """
     if not tools or not any(name in text or _dotted(name) in text for name in tools):
         return []
     blocks = _BLOCK.findall(text) if "```" in text else [text]
     return [call for block in blocks for call in _calls(block, tools)]
+
+
+def program_call(text: str, tools: Schemas) -> list[Wanted]:
+    """*text* as a call of the tool that runs Python, if there is one and *text* is nothing but a program that shows something.
+
+    A model that was trained on code answers a question about data with the program that would tell.
+    """
+    runs = next(
+        (n for n, schema in tools.items() if schema.get("required") == ["code"] and _RUNS_PYTHON.search(n)),
+        None,
+    )
+    block = _PROGRAM.fullmatch(text) if runs else None
+    if (
+        runs is None
+        or block is None
+        or "```" in block[1]
+        or not _shows(block[1])
+        or _only_calls(block[1], tools)
+    ):
+        return []
+    return [Wanted(runs, {"code": block[1]})]
+
+
+def _only_calls(code: str, tools: Schemas) -> bool:
+    return all(
+        isinstance(s, ast.Import | ast.ImportFrom | ast.Pass)
+        or (isinstance(s, ast.Expr) and _asks(s.value, tools))
+        or (
+            isinstance(s, ast.Assign | ast.AnnAssign)
+            and s.value is not None
+            and (_asks(s.value, tools) or isinstance(s.value, ast.Constant))
+        )
+        for s in _parsed(code)
+    )
+
+
+def _shows(code: str) -> bool:
+    """Whether it is Python, and prints or ends in a value."""
+    body = _parsed(code)
+    return bool(body) and (
+        (isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, ast.Constant))
+        or any(
+            isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
+            for statement in body
+            for n in ast.walk(statement)
+        )
+    )
 
 
 def parameter_order(schema: Mapping[str, Any]) -> list[str]:
@@ -36,15 +87,9 @@ def parameter_order(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _calls(code: str, tools: Schemas) -> list[Wanted]:
-    if len(code) > _LONGEST or _depth(code) > _DEEPEST:
-        return []
-    try:
-        body = ast.parse(code.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
     names: dict[str, Any] = {}  # given to values
     found: list[Wanted] = []
-    for statement in body:
+    for statement in _parsed(code):
         match statement:
             case ast.Import() | ast.ImportFrom() | ast.Pass():
                 continue
@@ -55,9 +100,9 @@ def _calls(code: str, tools: Schemas) -> list[Wanted]:
                     try:
                         names[name] = _value(value, names)
                     except _NotKnown:
-                        return []
+                        return found
             case _:
-                return []
+                return found
         for node in _innermost_first(value):
             tool = _tool(node.func, tools)
             if tool is not None and (call := _call(node, tool, tools[tool], names)) is not None:
@@ -65,14 +110,27 @@ def _calls(code: str, tools: Schemas) -> list[Wanted]:
     return found
 
 
+def _parsed(code: str) -> list[ast.stmt]:
+    """Its statements; none where it is no Python, or longer or deeper than what a model writes to be run."""
+    if len(code) > _LONGEST or _depth(code) > _DEEPEST:
+        return []
+    try:
+        return ast.parse(code.strip()).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
 def _asks(value: ast.expr, tools: Schemas) -> bool:
-    """Whether an expression calls a tool, by itself or to be printed; a print of anything else shows what was asked for."""
-    if not isinstance(value, ast.Call):
-        return False
-    return _tool(value.func, tools) is not None or ast.unparse(value.func) == "print"
+    """Whether an expression calls a tool, or prints something: that shows what was asked for."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print":
+        return True
+    return any(_tool(node.func, tools) is not None for node in _innermost_first(value))
 
 
 def _innermost_first(value: ast.expr) -> Iterator[ast.Call]:
+    """The calls in it that are made once, with what is known outside of it."""
+    if isinstance(value, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.Lambda):
+        return
     for child in ast.iter_child_nodes(value):
         if isinstance(child, ast.keyword):
             child = child.value
@@ -88,10 +146,14 @@ def _tool(function: ast.expr, tools: Schemas) -> str | None:
 
 
 def _call(node: ast.Call, tool: str, schema: Mapping[str, Any], names: Mapping[str, Any]) -> Wanted | None:
+    named = {k.arg or "": k.value for k in node.keywords}
     order = parameter_order(schema)
+    if named.keys() & set(order[: len(node.args)]):
+        # what is given by name cannot stand without one as well: that is another one
+        order = [name for name in order if name not in named]
     if len(node.args) > len(order) or any(isinstance(a, ast.Starred) for a in node.args):
         return None
-    written = [*zip(order, node.args, strict=False), *((k.arg or "", k.value) for k in node.keywords)]
+    written = [*zip(order, node.args, strict=False), *named.items()]
     arguments: dict[str, Any] = {}
     for name, expression in written:
         try:

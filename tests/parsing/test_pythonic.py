@@ -95,6 +95,62 @@ def test_what_does_more_than_call_or_is_no_code_is_an_answer(text: str) -> None:
     assert not message.calls and message.text == text
 
 
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ('```python\nx = weather("Oslo")\nif x["rain"]:\n    save(rows=[x])\n```', [OSLO]),
+        ('```python\nprint(len(weather("Oslo")))\n```', [OSLO]),
+        ('```python\nx = 2 * float(weather("Oslo")) + 1\n```', [OSLO]),
+        ('```python\nall = [weather(city) for city in ["Oslo"]]\nprint(all)\n```', []),
+    ],
+)
+def test_the_calls_that_a_block_begins_with_are_made_and_the_rest_waits(text: str, made: list[Any]) -> None:
+    assert calls(text) == made
+
+
+def test_what_is_given_without_a_name_is_not_what_is_given_by_name_as_well() -> None:
+    assert calls('```python\nweather(3, city="Oslo")\n```') == [("weather", {"days": 3, "city": "Oslo"})]
+
+
+RUNS = tool("run_python", ("code",), code="string")
+PROGRAM = "import csv\n\nrows = list(csv.reader(open('a.csv')))\nprint(len(rows))"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (f"```python\n{PROGRAM}\n```", PROGRAM),
+        (f"```py\n{PROGRAM}", PROGRAM),
+        ("```python\nx = 2\nx ** 10\n```", "x = 2\nx ** 10"),
+        ('```python\nx = weather("Oslo")\nprint(x["rain"])\nfor y in x: print(y)\n```', 'x = weather("Oslo")\nprint(x["rain"])\nfor y in x: print(y)'),
+    ],
+)  # fmt: skip
+def test_a_program_that_shows_something_is_for_the_tool_that_runs_programs(text: str, code: str) -> None:
+    made = parse_turn(text, tools=[*TOOLS, RUNS]).calls
+    assert [(c.name, dict(c.arguments)) for c in made if isinstance(c, ToolCall)] == [
+        ("run_python", {"code": code})
+    ]
+    assert not any(
+        c.name == "run_python" for c in parse_turn(text, tools=TOOLS).calls if isinstance(c, ToolCall)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"This counts the rows:\n\n```python\n{PROGRAM}\n```",  # it was asked to write one
+        f"```python\n{PROGRAM}\n```\nand\n```python\n{PROGRAM}\n```",
+        f"```\n{PROGRAM}\n```",
+        "```python\ndef f(x):\n    return x\n```",
+        "```python\nprint(\n```",
+        '```python\n"text"\n```',
+    ],
+)
+def test_code_that_only_shows_how_is_an_answer(text: str) -> None:
+    message = parse_turn(text, tools=[*TOOLS, RUNS])
+    assert not message.calls and message.text == text
+
+
 def test_code_that_stands_in_thoughts_is_not_called() -> None:
     assert calls('<think>\n```python\nweather("Oslo")\n```\n</think>\n\nIt is sunny.') == []
 
