@@ -277,6 +277,39 @@ async def test_writing_replaces_whole_files_and_keeps_their_mode(desk: Any, root
     assert not (root / "b").exists()
 
 
+async def test_what_a_file_holds_is_only_replaced_once_it_was_read(desk: Any, root: Path) -> None:
+    (root / "app.ini").write_text("port = 80\nlevel = info\n")
+    with pytest.raises(ToolError, match=r"is there already, and you have not read it: read_file shows"):
+        desk.write_file("app.ini", "level = debug")
+    assert (root / "app.ini").read_text() == "port = 80\nlevel = info\n"
+    desk.read_file("app.ini")
+    assert "in place of 23 bytes" in desk.write_file("app.ini", "port = 80\nlevel = debug\n")
+    (root / "empty").touch()
+    (root / "grows.log").write_text("1\n")
+    desk.write_file("empty", "x")
+    desk.write_file("grows.log", "2\n", append=True)
+    assert (root / "grows.log").read_text() == "1\n2\n"
+
+
+async def test_a_name_without_its_folder_is_found_if_there_is_only_one(desk: Any, root: Path) -> None:
+    (root / "folder" / "deep").mkdir()
+    (root / "folder" / "deep" / "app.log").write_text("ERROR\n")
+    for look in (desk.read_file, lambda path: desk.search_files("ERROR", path)):
+        with pytest.raises(ToolError, match=r"did you mean 'folder/deep/app.log'\?"):
+            look("app.log")
+    with pytest.raises(ToolError, match=r"did you mean 'folder/deep'\?"):
+        desk.list_files("deep")
+    (root / "folder" / "app.log").touch()
+    with pytest.raises(ToolError, match=r"there is no file 'app.log'$"):
+        desk.read_file("app.log")
+
+
+async def test_a_search_for_the_name_of_a_file_says_where_it_belongs(desk: Any, root: Path) -> None:
+    (root / "app.ini").write_text("port = 80\n")
+    assert "what to find in it is the query, and the file the path" in desk.search_files("app.ini")
+    assert "what to find" not in desk.search_files("other.ini")
+
+
 async def test_an_edit_keeps_the_files_encoding_and_line_ends(desk: Any, root: Path) -> None:
     for encoding in ("utf-16", "utf-8-sig"):
         (root / "a.txt").write_bytes("größe\r\nzwei\r\n".encode(encoding))

@@ -69,7 +69,8 @@ _BOMS: Final = (
 class Files:
     """`read_file`, `list_files`, `search_files`, `write_file` and `edit_file` for all that is below the *roots*.
 
-    Links are followed while they stay below a root. Files are replaced whole or not at all.
+    Links are followed while they stay below a root. Files are replaced whole or not at all, and by `write_file` only if they were
+    read before, so that a model does not undo what it has not seen.
 
     Args:
         roots: folders; relative paths are tried in each, and new files go to the first.
@@ -181,6 +182,7 @@ class _Shelf:
     max_output: int
     max_size: int
     changing: threading.Lock = field(default_factory=threading.Lock)  # one change at a time loses none
+    seen: set[str] = field(default_factory=set)  # files that were read or written here
 
     def _find(self, asked: str, make_folders: bool = False) -> AbstractContextManager[Place]:
         """The place in the first root that has something there, or else in the first that may."""
@@ -198,6 +200,7 @@ class _Shelf:
     def read(self, asked: str, first: int, count: int) -> str:
         with self._find(asked) as place:
             _must_be_file(place, asked)
+            self.seen.add(_key(place))
             with said(asked), open_file(place.folder, place.name) as file:
                 return _page(file, shown(asked), first, count, self.max_output)
 
@@ -244,6 +247,8 @@ class _Shelf:
             with suppress(ToolError):  # of words without end: then nothing is found, as before
                 if near := _with_most(words, searched(query.lower(), f"{one}[^\\n]*{one}").found):
                     search.found, note = near, "no line has just that; these have most of its words"
+        if not search.found and "." in query and self._is_file(query):
+            note = f"{shown(query)} is a file's name; what to find in it is the query, and the file the path"
         found = search.found or [f"(nothing found in {search.files} files)"]
         notes = [*([note] if note else []), *search.notes]
         return _cut("\n".join(found), self.max_output) + "".join(f"\n[{n}]" for n in notes)
@@ -266,6 +271,11 @@ class _Shelf:
                         break
                 search.notes += walk.notes
 
+    def _is_file(self, asked: str) -> bool:
+        with suppress(ToolError), self._find(asked) as place:
+            return place.info is not None and stat.S_ISREG(place.info.st_mode)
+        return False
+
     def write(self, asked: str, content: str, append: bool) -> str:
         if asked.endswith("/"):
             raise ToolError(f"{shown(asked)} is a folder's name; give the file's name too")
@@ -274,8 +284,14 @@ class _Shelf:
             if place.info is not None:
                 _must_be_file(place, asked)
                 before = self._whole(place, asked) if append else b""
+                if not append and place.info.st_size and _key(place) not in self.seen:
+                    raise ToolError(
+                        f"{shown(asked)} is there already, and you have not read it: read_file shows what is in it, "
+                        "edit_file changes a part of it, append=true adds to it"
+                    )
             data = before + _encoded(content, _encoding(before)[0])
             self._replace(place, asked, data)
+            self.seen.add(_key(place))
             told = shown(self._told(place, place.path))
             if append and place.info is not None:
                 return f"Added {_count(content)} to {told}."
@@ -295,6 +311,7 @@ class _Shelf:
                 raise ToolError(f"{shown(asked)} is a binary file and cannot be edited")
             changed, how = replace_text(text, old, new, everywhere)
             self._replace(place, asked, bom + _encoded(changed, encoding))
+            self.seen.add(_key(place))
             return f"Edited {shown(self._told(place, place.path))}: {how}."
 
     def _whole(self, place: Place, asked: str) -> bytes:
@@ -340,6 +357,10 @@ class _Shelf:
                 raise
 
 
+def _key(place: Place) -> str:
+    return os.path.join(place.root.path, place.path)
+
+
 def _must_be_file(place: Place, asked: str) -> None:
     """Say no to what is none, with the name that was probably meant."""
     if place.info is None:
@@ -347,9 +368,9 @@ def _must_be_file(place: Place, asked: str) -> None:
         with suppress(OSError), open_folder(place.folder) as fd:
             names = [n for n in os.listdir(fd) if not refused(n, place.root.deny)][:2000]
         near = closest(place.name, names)
-        here = os.path.join(os.path.dirname(place.path), near) if near else ""
+        here = os.path.join(os.path.dirname(place.path), near) if near else _elsewhere(place)
         raise ToolError(
-            f"there is no file {shown(asked)}" + (f"; did you mean {shown(here)}?" if near else "")
+            f"there is no file {shown(asked)}" + (f"; did you mean {shown(here)}?" if here else "")
         )
     if stat.S_ISDIR(place.info.st_mode):
         raise ToolError(f"{shown(asked)} is a folder; list_files shows what is in it")
@@ -357,10 +378,26 @@ def _must_be_file(place: Place, asked: str) -> None:
         raise ToolError(f"{shown(asked)} is a pipe, a socket or a device, not a file")
 
 
+def _elsewhere(place: Place) -> str:
+    """The one place below the root that has this name, as models leave out the folder; "" if there is none, or several."""
+    found: list[str] = []
+    with suppress(OSError), open_folder(place.root.fd) as fd:
+        walk = _Walk(place.root.deny, deep=True, until=time.monotonic() + 1)
+        for _, name, path, _ in walk.entries(fd):
+            if name == place.name:
+                found.append(path)
+            if len(found) > 1:
+                return ""
+    return found[0] if found else ""
+
+
 @contextmanager
 def _folder(place: Place, asked: str) -> Iterator[int]:
     if place.info is None:
-        raise ToolError(f"there is no folder {shown(asked)}")
+        here = _elsewhere(place)
+        raise ToolError(
+            f"there is no folder {shown(asked)}" + (f"; did you mean {shown(here)}?" if here else "")
+        )
     if not stat.S_ISDIR(place.info.st_mode):
         raise ToolError(f"{shown(asked)} is a file, not a folder; read_file shows what is in it")
     with ExitStack() as stack:
