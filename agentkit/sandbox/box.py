@@ -370,6 +370,7 @@ class Sandbox:
             stderr=run.streams["stderr"].text(),
             result=run.facts.get("V"),
             assigned=run.facts.get("A"),
+            held=run.facts.get("S", ""),
             error=run.error,
             artifacts=artifacts,
             state_lost=state_lost,

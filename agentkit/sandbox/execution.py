@@ -61,6 +61,7 @@ class Execution:
     truncated: int = 0  # characters left out of stdout and stderr
     detail: str = ""
     exit_code: int | None = None  # of a shell command that came to its end
+    held: str = ""  # what the variables of the line that failed hold: "sales is a DataFrame of 181 rows with the columns …"
     assigned: str | None = None  # "x = 4", if the code ends so: a short form of the value
     saved_output: str | None = None  # all output, if it was more than asked: a file of the workspace
     lost: str = ""  # with state_lost, the names of the variables that there were

@@ -31,6 +31,27 @@ async def tool(tmp_path: Path) -> AsyncIterator[Tool]:
         yield tools[0]
 
 
+@pytest.mark.parametrize(
+    ("code", "held"),
+    [
+        ("data = [{'day': 1, 'units': 2}]\nsum(d['n'] for d in data['july'])",
+         "There, data is a list of 1, the first is a dict with the keys 'day', 'units'."),
+        ("def first(of):\n    return of['x']\nfirst({'a': 1})", "There, of is a dict with the keys 'a'."),
+        ("text = 'a,b'\ntext.rows", "There, text is the str 'a,b'."),
+        ("import pandas\nsales = pandas.DataFrame({'day': [1], 'units': [2]})\nsales['Units'].sum()",
+         "There, sales is a DataFrame of 1 row with the columns 'day', 'units'."),
+    ],
+)  # fmt: skip
+async def test_an_error_says_what_the_data_in_its_line_is(tool: Tool, code: str, held: str) -> None:
+    if "pandas" in code:
+        pytest.importorskip("pandas")
+    assert (await tool.handler({"code": code})).content.endswith(held)
+
+
+async def test_an_error_that_is_none_of_data_says_no_more(tool: Tool) -> None:
+    assert "There," not in (await tool.handler({"code": "data = [1]\nopen(str(data))"})).content
+
+
 async def test_it_is_a_toolset_with_one_tool_that_says_what_it_is(tool: Tool) -> None:
     assert isinstance(code_interpreter, Toolset) and code_interpreter.scope == "run"
     assert tool.name == "code_interpreter" and tool.parameters["required"] == ["code"]

@@ -174,6 +174,8 @@ def describe(execution: Execution, max_output: int, said: str = "", installing: 
         if execution.detail or not lines:  # a cause in words is worth more than where it was noticed
             lines = [f"{error.name}: {error.value}"]
         notes.append(where + _shorten("\n".join(lines), max_output // 2))
+        if execution.held:
+            notes.append(f"There, {execution.held}.")
         if error.name == "ModuleNotFoundError" and installing:
             notes.append(f"Note: {installing}.")
     elif execution.exit_code:

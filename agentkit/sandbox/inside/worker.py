@@ -3,7 +3,8 @@
 Fd 0 is one end of a socket pair. To us: length (4 bytes), request id (4 bytes), source; after SHELL, a shell's;
 after SETUP, what to get ready. From us, for each fact: length, a kind (1 byte), the request id, text. Kinds:
 R ready, V value of the last expression, A of the last assignment, C exit status of the shell, E name of the error,
-M its message, T its traceback, L its line, H what else to know about it, N the names of the variables, D done,
+M its message, T its traceback, L its line, H what else to know about it, S what
+the variables of that line hold, N the names of the variables, D done,
 X the worker has died (from its template, see preload.py). Little is imported before the first cell: each module
 costs a start some milliseconds.
 """
@@ -37,6 +38,8 @@ _CJK_FONTS = (
     *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "SimHei", "Microsoft YaHei"),
     *("AR PL UMing CN", "IPAexGothic", "IPAGothic", "NanumGothic", "Unifont"),
 )
+
+_OF_A_VALUE = (LookupError, TypeError, AttributeError)  # what comes of taking data for other data
 
 _running = False  # a cell is: an interrupt then has something to stop
 
@@ -225,13 +228,18 @@ class Cells:
             return
         self.send(b"E", type(error).__name__)
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == name else None
+        frame = None
         step = error.__traceback__
         while step is not None:
             if step.tb_frame.f_code.co_filename == name:
-                line = step.tb_lineno
+                line, frame = step.tb_lineno, step.tb_frame
             step = step.tb_next
         if line is not None:
             self.send(b"L", str(line))
+        if line is not None and frame is not None and isinstance(error, _OF_A_VALUE):
+            lines = self.sources.get(name, "").splitlines()[line - 1 : line]
+            if held := _held(lines[0] if lines else "", {**frame.f_globals, **frame.f_locals}):
+                self.send(b"S", held)
         if _needs_network(error):
             self.send(b"H", "the network is not available here")
         import traceback
@@ -407,6 +415,44 @@ def _brief(value: object) -> str:
     short.maxarray, short.maxlevel = 20, 3
     short.maxstring, short.maxother, short.maxlong = 500, 4000, 200
     return short.repr(value)
+
+
+def _held(line: str, variables: dict[str, Any]) -> str:
+    """What the variables hold that a line of code looks into: a guess at a column or a key is then made only once."""
+    import re  # an error has time
+
+    said = []
+    for name in dict.fromkeys(re.findall(r"(?<![\w.'\"])[^\W\d]\w*", line)):
+        text = _kind(variables.get(name))
+        if text:
+            said.append(f"{name} is {text}")
+    return "; ".join(said[:3])
+
+
+def _kind(value: object) -> str:
+    """What it is, and what can be asked of it; "" for what is no data."""
+    frames = sys.modules.get("pandas")
+    if frames is not None and isinstance(value, frames.DataFrame):
+        rows = f"{len(value)} row{'s' * (len(value) != 1)}"
+        return f"a DataFrame of {rows} with the columns {_some(value.columns)}"
+    if type(value) is dict:
+        return f"a dict with the keys {_some(value)}"
+    if type(value) in (list, tuple):
+        many: Any = value
+        return f"a {type(value).__name__} of {len(many)}" + (
+            f", the first is {_first(many[0])}" if many else ""
+        )
+    return f"the str {value[:80]!r}{'…' * (len(value) > 80)}" if type(value) is str else ""
+
+
+def _first(value: object) -> str:
+    text = _kind(value) if type(value) is dict else _brief(value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _some(names: Any) -> str:
+    first = [_brief(name) for name in list(names)[:20]]
+    return ", ".join(first) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _drawing(value: object) -> bool:
