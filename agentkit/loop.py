@@ -28,6 +28,7 @@ from agentkit.runtime.engine import Counting, Engine, ModelSettings, Request
 from agentkit.runtime.presets import OUTPUT_TOKENS, recommended, thinks
 from agentkit.toolbox import Toolbox, budget_for, fenced, tokens
 from agentkit.tools import Tool
+from agentkit.undone import Undone
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -146,8 +147,10 @@ class Loop:
                 or any(isinstance(c, BadCall) for c in reply.calls),
                 hidden=run.guard.circle,
             )
-            whole = self.planner.results(results, run.guard.repeats)
-            talk.append(whole, whole if told is results else self.planner.results(told, run.guard.repeats))
+            run.undone.turn(reply.calls, told, denied)
+            repeats = run.guard.repeats
+            whole = self.planner.results(results, repeats, run.undone)
+            talk.append(whole, whole if told is results else self.planner.results(told, repeats, run.undone))
             if run.guard.ended:
                 return "loop", None
 
@@ -341,6 +344,7 @@ class _Progress:
     misparsed: bool = False  # the server takes all that the model says for thoughts
     guard: Guard = field(default_factory=Guard)
     decisions: list[Decision] = field(default_factory=list)
+    undone: Undone = field(default_factory=Undone)
     refusals: int = 0  # turns in a row with a call that was refused
 
     def __post_init__(self) -> None:

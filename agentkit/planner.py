@@ -14,6 +14,7 @@ from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.runtime.protocols import JSON_FORM
 from agentkit.toolbox import find
 from agentkit.tools import Tool
+from agentkit.undone import Undone
 
 __all__ = ["Aids", "Limits", "Parser", "Planner", "React", "Step"]
 
@@ -46,6 +47,9 @@ class Aids:
     what that would say.
     `gate`: a request that has no word in common with any tool is first asked without them, and with them once the model says
     that it cannot answer. For sets of narrow tools: one that reads any file has few words in common with what is looked for in it.
+    `look`: an answer without a call, to a request that names a file or an address, is put back to the model once: what is in there
+    it cannot know.
+    `redo`: once another tool has worked, the model is told to make the call that failed before it again.
     `check`: an answer right after a tool has failed is put back to the model, to be held against what the tools returned.
     `votes`: so many samples are taken of each turn that may call tools, and the one that most agree with counts (see
     `agentkit.voting.Voting`); less than 3 make no majority.
@@ -56,6 +60,8 @@ class Aids:
     guard: bool = True
     forget: bool = True
     gate: bool = False
+    look: bool = True
+    redo: bool = True
     check: bool = False
     votes: int = 1
 
@@ -116,7 +122,9 @@ class Planner(Protocol):
         """What is said to a text without a call, the last of *history*, for the run to go on; None: it is the answer."""
         ...
 
-    def results(self, results: Sequence[ToolResult], repeats: int) -> Message: ...
+    def results(
+        self, results: Sequence[ToolResult], repeats: int, undone: Undone | None = None
+    ) -> Message: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +207,33 @@ class React:
     def answered(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> str | None:
         if self._gated(history, tools, step) and _CANNOT.search(history[-1].text):
             return OFFERED
+        if self.aids.look and tools and step.turn == 1 and _NAMED.search(_request(history)):
+            return LOOK
         return CHECK if self.aids.check and step.failed else None
 
     def _gated(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> bool:
         """Whether the model is first asked without its tools: none of them shares a word with what the user wants."""
         if not (self.aids.gate and tools and step.turn == 1):
             return False
-        return not find(next((m.text for m in reversed(history) if m.role == "user"), ""), tools)
+        return not find(_request(history), tools)
 
-    def results(self, results: Sequence[ToolResult], repeats: int) -> Message:
-        """The results as the model reads them; *repeats* is how often in a row it has made just these calls."""
-        note = REPEATED if repeats > 1 else FAILED if any(r.is_error for r in results) else self.reminder
+    def results(self, results: Sequence[ToolResult], repeats: int, undone: Undone | None = None) -> Message:
+        """The results as the model reads them; *repeats* is how often in a row it has made just these calls, *undone* what
+        failed, now or before."""
+        hint = instead(undone.instead) if undone and self.aids.hints else ""
+        if repeats > 1:
+            note = REPEATED + hint
+        elif any(r.is_error for r in results):
+            note = FAILED + hint
+        elif undone and undone.tools and self.aids.redo:
+            note = redo(undone.tools, hint)
+        else:
+            note = self.reminder
         return Message("tool", (*results, *((Text(note),) if note else ())))
+
+
+def _request(history: Sequence[Message]) -> str:
+    return next((m.text for m in reversed(history) if m.role == "user"), "")
 
 
 def _with(message: Message, text: str) -> Message:
@@ -222,6 +245,7 @@ _CANNOT = re.compile(  # what a model says that lacks a tool or a fact
     r"\b(can ?not|can['’]t|could(n['’]t| not)|unable|not able|(do not|don['’]t) have|no access|provide|sorry|as an ai)\b",
     re.IGNORECASE,
 )
+_NAMED = re.compile(r"https?://|(?<![@\w])[\w-]{2,}\.[A-Za-z]\w{0,4}\b")  # an address, a file
 
 # What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.
 
@@ -241,6 +265,19 @@ def no_such_tool(name: str, hint: str | None, tools: Mapping[str, Tool]) -> str:
         f"There is no tool {name!r}.{meant} The tools are: {', '.join(tools)}. "
         "If none of them helps, answer the user in plain text."
     )
+
+
+def redo(tools: Sequence[str], hint: str = "") -> str:
+    """Behind results that are good, when calls of *tools* failed before them."""
+    return (
+        f"Your call of {' and '.join(tools)} failed before.{hint} With what you know now, make it again, corrected. "
+        "If you need it no more, answer the user now in plain text, with the facts that were asked for."
+    )
+
+
+def instead(words: Mapping[str, str]) -> str:
+    """Of the words of calls that failed, what there is instead."""
+    return "".join(f" Write {known!r} in place of {word!r}." for word, known in words.items())
 
 
 def denied(name: str, by: str) -> str:
@@ -275,6 +312,11 @@ REPEATED = (
 
 FAILED = (
     "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
+)
+
+LOOK = (
+    "That was a guess, as you have looked at nothing yet. Write the call that looks it up. "
+    "Only if no tool can do that, give me your answer again."
 )
 
 CHECK = (

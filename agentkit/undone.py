@@ -1,0 +1,68 @@
+"""Calls that failed and were not made again since: which tools', and what in them was probably meant to be something else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentkit.messages import BadCall, ToolCall, ToolResult
+from agentkit.spelling import meant
+
+__all__ = ["Undone"]
+
+_WORD = re.compile(r"[^\W\d]\w{3,}")
+_READ = 20_000  # characters of a result
+_SEEN = 5_000  # words of all results
+
+
+@dataclass(slots=True)
+class Undone:
+    """`tools`: those whose last call failed. `instead`: words of these calls that their errors name, and the words of other
+    results that they can only be misspellings of, or plurals: "no such table: orders", where a list has "order"."""
+
+    tools: tuple[str, ...] = ()
+    instead: dict[str, str] = field(default_factory=dict)
+    _faulty: dict[str, tuple[str, ...]] = field(default_factory=dict)  # tool -> those words of its call
+    _errors: dict[str, str] = field(default_factory=dict)  # tool -> what its call came back with
+    _seen: set[str] = field(default_factory=set)
+
+    def turn(
+        self,
+        calls: Sequence[ToolCall | BadCall],
+        results: Sequence[ToolResult],
+        denied: Collection[str] = (),
+    ) -> None:
+        """A turn is over; *results* are those that the model is told of. That a call was *denied*, by its id, is final."""
+        made = {call.id: call for call in calls}
+        for result in results:
+            if not result.is_error and len(self._seen) < _SEEN:
+                self._seen.update(_WORD.findall(result.content[:_READ]))
+        for result in results:
+            call = made.get(result.call_id)
+            if isinstance(call, ToolCall) and result.is_error and result.call_id not in denied:
+                said = set(_WORD.findall(result.content[:_READ]))
+                self._faulty[call.name] = tuple(w for w in _words(call.arguments) if w in said)
+                self._errors[call.name] = result.content
+        worked = {result.name for result in results if not result.is_error}
+        self.instead = {}
+        for tool, words in list(self._faulty.items()):
+            hints = {w: m for w in words if w not in self._seen and (m := meant(w, self._seen))}
+            # an error may name the tool to be called instead of its own
+            if tool in worked or (not hints and any(name in self._errors[tool] for name in worked)):
+                del self._faulty[tool]
+            else:
+                self.instead |= hints
+        self.tools = tuple(self._faulty)
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _WORD.findall(value)
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _words(inner)
