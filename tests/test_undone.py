@@ -9,7 +9,7 @@ import pytest
 
 from agentkit import Agent, React, ToolError, tool
 from agentkit.messages import ToolCall, ToolResult
-from agentkit.planner import LOOK, Aids
+from agentkit.planner import Aids, look
 from agentkit.testing import ScriptedEngine
 from agentkit.undone import Undone
 
@@ -40,7 +40,7 @@ def called(name: str, **arguments: Any) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-async def told(turns: list[str], task: str = "How many purchases?", **aids: bool) -> list[str]:
+async def told(turns: list[str], task: str = "How many purchases?", **aids: Any) -> list[str]:
     """What the last message of each request was."""
     engine = ScriptedEngine(turns)
     tools = [table_names, count, read_folder]
@@ -81,7 +81,7 @@ async def test_an_error_says_what_stood_in_an_earlier_result() -> None:
         ([called("table_names"), called("count", table="purchase"), "16"], {}),
     ],
 )
-async def test_else_the_model_is_asked_for_its_answer(turns: list[str], aids: dict[str, bool]) -> None:
+async def test_else_the_model_is_asked_for_its_answer(turns: list[str], aids: dict[str, Any]) -> None:
     assert "failed before" not in (await told(turns, **aids))[-1]
 
 
@@ -106,9 +106,19 @@ def test_a_call_that_was_denied_is_not_undone() -> None:
     assert not undone.tools
 
 
-@pytest.mark.parametrize("task", ["How many lines has logs/app.log?", "What is on https://a.example/b?"])
-async def test_an_answer_about_a_file_or_a_page_that_was_not_looked_at_is_put_back_once(task: str) -> None:
-    assert (await told(["12.", "12."], task))[1:] == [LOOK]
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("How many lines has logs/app.log?", "logs/app.log"),
+        ("What is on https://a.example/b?", "https://a.example/b"),
+        ("The times are in trip.txt. When is that here?", "trip.txt"),
+    ],
+)
+async def test_an_answer_about_a_file_or_a_page_that_no_call_names_is_put_back_once(
+    task: str, name: str
+) -> None:
+    assert (await told(["12.", "12."], task))[1:] == [look(name)]
+    assert (await told([called("count", table="purchase"), "12.", "12."], task))[2:] == [look(name)]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +128,8 @@ async def test_an_answer_about_a_file_or_a_page_that_was_not_looked_at_is_put_ba
         ("Write to ada@lindgren.example: all is well.", ["I cannot."], {}),
         ("Is 3.14 pi?", ["Nearly."], {}),
         ("How many lines has app.log?", ["12."], {"look": False}),
-        ("How many lines has app.log?", [called("table_names"), "12."], {}),
+        ("How many lines has app.log?", [called("read_folder", path="./app.log"), "12."], {}),
     ],
 )
-async def test_any_other_answer_stands(task: str, turns: list[str], aids: dict[str, bool]) -> None:
-    assert LOOK not in await told(turns, task, **aids)
+async def test_any_other_answer_stands(task: str, turns: list[str], aids: dict[str, Any]) -> None:
+    assert not any("guess" in text for text in await told(turns, task, **aids))

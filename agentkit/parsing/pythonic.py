@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentkit.parsing.calls import Schemas, Wanted
+from agentkit.parsing.calls import Schemas, Unreadable, Wanted
 
-__all__ = ["parameter_order", "program_call", "python_calls"]
+__all__ = ["broken_call", "parameter_order", "program_call", "python_calls"]
 
 _BLOCK = re.compile(r"```(?:python|py|tool_code|tool_call)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _LONGEST = 20_000  # characters of a block; a longer one is a program
@@ -52,6 +52,17 @@ def program_call(text: str, tools: Schemas) -> list[Wanted]:
     ):
         return []
     return [Wanted(runs, {"code": block[1]})]
+
+
+def broken_call(text: str, tools: Schemas) -> list[Unreadable]:
+    """*text* where it is nothing but a block of code that begins with a tool's name and is no Python: a call gone wrong."""
+    block = _PROGRAM.fullmatch(text)
+    if block is None or len(block[1]) > _LONGEST or _parsed(block[1]):
+        return []
+    began = re.match(r"\s*(?:print\()?([\w.]+)(?=[ \t(])", block[1])
+    if began is None or began[1] not in tools:
+        return []
+    return [Unreadable(text.strip(), "it is not a Python call")]
 
 
 def _only_calls(code: str, tools: Schemas) -> bool:

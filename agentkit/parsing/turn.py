@@ -18,7 +18,7 @@ from agentkit.events import (
 from agentkit.messages import BadCall, Message, Text, ToolCall
 from agentkit.parsing.calls import Schemas, Unreadable, Wanted, only_text, read_arguments
 from agentkit.parsing.described import described_calls
-from agentkit.parsing.pythonic import program_call, python_calls
+from agentkit.parsing.pythonic import broken_call, program_call, python_calls
 from agentkit.parsing.scan import SLICE, Scanner, slices
 from agentkit.tools import Tool
 
@@ -124,6 +124,7 @@ class TurnParser:
                 described_calls(said, self._schemas)
                 or program_call(said, self._schemas)
                 or python_calls(said, self._schemas)
+                or broken_call(said, self._schemas)
             )
         if not self.called:
             rest = "".join(self._space)

@@ -306,8 +306,11 @@ async def test_a_name_without_its_folder_is_found_if_there_is_only_one(desk: Any
 
 async def test_a_search_for_the_name_of_a_file_says_where_it_belongs(desk: Any, root: Path) -> None:
     (root / "app.ini").write_text("port = 80\n")
-    assert "what to find in it is the query, and the file the path" in desk.search_files("app.ini")
-    assert "what to find" not in desk.search_files("other.ini")
+    with pytest.raises(
+        ToolError, match="'app.ini' is a file: read_file shows it; to search in it, give it as path"
+    ):
+        desk.search_files("app.ini")
+    assert "nothing found" in desk.search_files("other.ini")
 
 
 async def test_an_edit_keeps_the_files_encoding_and_line_ends(desk: Any, root: Path) -> None:

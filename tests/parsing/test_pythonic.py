@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkit.messages import Message, ToolCall, user
+from agentkit.messages import BadCall, Message, ToolCall, user
 from agentkit.parsing import parse_turn
 from agentkit.runtime.engine import Request
 from agentkit.runtime.protocols import python
@@ -80,8 +80,8 @@ def test_a_call_that_needs_the_result_of_another_waits_for_it(text: str) -> None
         '```python\nfor city in ["Oslo"]:\n    weather(city)\n```',  # a program
         'def weather(city):\n    return "sunny"',
         '```python\nprint("weather")\n```',
-        '```python\nweather("Oslo"\n```',
         "```python\n" + "weather(" * 5_000 + "```",
+        '```python\nprint("weather"\n```',
         'You can call `weather(city="Oslo")` for that.',
         "The weather (city centre) is fine.",
         "weather",
@@ -149,6 +149,12 @@ def test_a_program_that_shows_something_is_for_the_tool_that_runs_programs(text:
 def test_code_that_only_shows_how_is_an_answer(text: str) -> None:
     message = parse_turn(text, tools=[*TOOLS, RUNS])
     assert not message.calls and message.text == text
+
+
+@pytest.mark.parametrize("code", ['weather("Oslo"', "weather --city Oslo", "print(weather(Oslo..Bergen))"])
+def test_a_block_that_begins_with_a_tool_and_is_no_python_is_a_call_that_cannot_be_read(code: str) -> None:
+    (made,) = parse_turn(f"```python\n{code}\n```", tools=TOOLS).calls
+    assert isinstance(made, BadCall) and code in made.raw and made.reason == "it is not a Python call"
 
 
 def test_code_that_stands_in_thoughts_is_not_called() -> None:

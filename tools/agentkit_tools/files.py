@@ -248,7 +248,9 @@ class _Shelf:
                 if near := _with_most(words, searched(query.lower(), f"{one}[^\\n]*{one}").found):
                     search.found, note = near, "no line has just that; these have most of its words"
         if not search.found and "." in query and self._is_file(query):
-            note = f"{shown(query)} is a file's name; what to find in it is the query, and the file the path"
+            raise ToolError(
+                f"{shown(query)} is a file: read_file shows it; to search in it, give it as path, and what to find as query"
+            )
         found = search.found or [f"(nothing found in {search.files} files)"]
         notes = [*([note] if note else []), *search.notes]
         return _cut("\n".join(found), self.max_output) + "".join(f"\n[{n}]" for n in notes)

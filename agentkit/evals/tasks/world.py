@@ -45,7 +45,9 @@ class TaskWorld:
         if not fault and self.task.answer is not None:
             fault = self.task.answer.fault(outcome.answers[-1])
             if not fault and isinstance(self.task.answer, NotFound):
-                fault = "" if any(not call.is_error for call in outcome.calls) else "did not look"
+                fault = (
+                    "" if outcome.calls else "did not look"
+                )  # that there is no such file comes as an error
         return Verdict(not fault, fault)
 
     def _changed(self) -> str:
