@@ -33,9 +33,7 @@ async def call_tool(
     from agentkit.faults import WrongArguments, faults
 
     if isinstance(call, BadCall):
-        return ToolResult(
-            call.id, words.unreadable(call.reason, "`" in call.raw[:3]), is_error=True, refused=True
-        )
+        return ToolResult(call.id, words.unreadable(call.reason, call.is_code), is_error=True, refused=True)
     found = tools.get(call.name) or tools.get(same_name(call.name, tools) or "")
     if found is None and aids.coerce:
         found = _meant(call, tools)

@@ -144,10 +144,10 @@ class Loop:
                 failed=any(r.is_error for r in told),
                 astray=run.refusals > 1
                 or bool(run.guard.circle)
-                or any(isinstance(c, BadCall) for c in reply.calls),
+                or any(isinstance(c, BadCall) and not c.is_code for c in reply.calls),
                 hidden=run.guard.circle,
             )
-            run.undone.turn(reply.calls, told, denied)
+            run.undone.turn(reply.calls, [r for r in told if r.name in tools], denied)
             repeats = run.guard.repeats
             whole = self.planner.results(results, repeats, run.undone)
             talk.append(whole, whole if told is results else self.planner.results(told, repeats, run.undone))

@@ -63,6 +63,11 @@ class BadCall:
     raw: str
     reason: str
 
+    @property
+    def is_code(self) -> bool:
+        """Whether it was written as Python, not as JSON."""
+        return self.raw.startswith("```")
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:

@@ -15,6 +15,7 @@ __all__ = ["Undone"]
 _WORD = re.compile(r"[^\W\d]\w{3,}")
 _READ = 20_000  # characters of a result
 _SEEN = 5_000  # words of all results
+_FAULTY = 8  # words of a call
 
 
 @dataclass(slots=True)
@@ -26,7 +27,8 @@ class Undone:
     instead: dict[str, str] = field(default_factory=dict)
     _faulty: dict[str, tuple[str, ...]] = field(default_factory=dict)  # tool -> those words of its call
     _errors: dict[str, str] = field(default_factory=dict)  # tool -> what its call came back with
-    _seen: set[str] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)  # words of good results …
+    _unread: list[str] = field(default_factory=list)  # … and those whose words nobody has asked for yet
 
     def turn(
         self,
@@ -36,25 +38,33 @@ class Undone:
     ) -> None:
         """A turn is over; *results* are those that the model is told of. That a call was *denied*, by its id, is final."""
         made = {call.id: call for call in calls}
-        for result in results:
-            if not result.is_error and len(self._seen) < _SEEN:
-                self._seen.update(_WORD.findall(result.content[:_READ]))
+        self._unread += [result.content for result in results if not result.is_error]
         for result in results:
             call = made.get(result.call_id)
             if isinstance(call, ToolCall) and result.is_error and result.call_id not in denied:
                 said = set(_WORD.findall(result.content[:_READ]))
-                self._faulty[call.name] = tuple(w for w in _words(call.arguments) if w in said)
+                self._faulty[call.name] = tuple(w for w in _words(call.arguments) if w in said)[:_FAULTY]
                 self._errors[call.name] = result.content
-        worked = {result.name for result in results if not result.is_error}
         self.instead = {}
-        for tool, words in list(self._faulty.items()):
-            hints = {w: m for w in words if w not in self._seen and (m := meant(w, self._seen))}
+        if not self._faulty:
+            return
+        while self._unread:
+            words = _WORD.findall(self._unread.pop()[:_READ])
+            self._seen.update(words[: _SEEN - len(self._seen)])
+        worked = {result.name for result in results if not result.is_error}
+        for tool, faulty in list(self._faulty.items()):
+            # a word of what others wrote, but only one that is nearly the model's own
+            hints = {w: m for w in faulty if w not in self._seen and (m := meant(w, self._like(w)))}
             # an error may name the tool to be called instead of its own
             if tool in worked or (not hints and any(name in self._errors[tool] for name in worked)):
                 del self._faulty[tool]
             else:
                 self.instead |= hints
         self.tools = tuple(self._faulty)
+
+    def _like(self, word: str) -> list[str]:
+        """What of all that it is worth to compare it with."""
+        return [w for w in self._seen if w[0].lower() == word[0].lower() and abs(len(w) - len(word)) <= 2]
 
 
 def _words(value: Any) -> Iterator[str]:

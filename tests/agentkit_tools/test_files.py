@@ -310,6 +310,8 @@ async def test_a_search_for_the_name_of_a_file_says_where_it_belongs(desk: Any, 
         ToolError, match="'app.ini' is a file: read_file shows it; to search in it, give it as path"
     ):
         desk.search_files("app.ini")
+    with pytest.raises(ToolError, match=r"did you mean query='port', path='app.ini'\?$"):
+        desk.search_files("app.ini", pattern="port", regex=True)
     assert "nothing found" in desk.search_files("other.ini")
 
 

@@ -248,8 +248,10 @@ class _Shelf:
                 if near := _with_most(words, searched(query.lower(), f"{one}[^\\n]*{one}").found):
                     search.found, note = near, "no line has just that; these have most of its words"
         if not search.found and "." in query and self._is_file(query):
+            meant = f"query={pattern!r}, path={query!r}" if re.fullmatch(r"[\w ]+", pattern) else ""
             raise ToolError(
                 f"{shown(query)} is a file: read_file shows it; to search in it, give it as path, and what to find as query"
+                + (f": did you mean {meant}?" if meant else "")
             )
         found = search.found or [f"(nothing found in {search.files} files)"]
         notes = [*([note] if note else []), *search.notes]
