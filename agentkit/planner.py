@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from agentkit.events import CallFragment, Event
-from agentkit.messages import BadCall, Message, Text, ToolCall, ToolResult, system
+from agentkit.messages import Message, Text, ToolResult, system
 from agentkit.parsing import GuidedParser, TurnParser, guided_schema
 from agentkit.runtime.engine import ModelSettings, Request
 from agentkit.runtime.protocols import JSON_FORM
@@ -47,10 +47,7 @@ class Aids:
     what that would say.
     `gate`: a request that has no word in common with any tool is first asked without them, and with them once the model says
     that it cannot answer. For sets of narrow tools: one that reads any file has few words in common with what is looked for in it.
-    `look`: an answer to a request that names a file or an address which no call has named is put back to the model once: what is in
-    there it cannot know.
     `redo`: once another tool has worked, the model is told to make the call that failed before it again.
-    `check`: an answer right after a tool has failed is put back to the model, to be held against what the tools returned.
     `votes`: so many samples are taken of each turn that may call tools, and the one that most agree with counts (see
     `agentkit.voting.Voting`); less than 3 make no majority.
     """
@@ -60,9 +57,7 @@ class Aids:
     guard: bool = True
     forget: bool = True
     gate: bool = False
-    look: bool = True
     redo: bool = True
-    check: bool = False
     votes: int = 1
 
 
@@ -207,10 +202,7 @@ class React:
     def answered(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> str | None:
         if self._gated(history, tools, step) and _CANNOT.search(history[-1].text):
             return OFFERED
-        if self.aids.look and tools and (name := _not_looked_at(history)):
-            note = look(name)
-            return note if all(note != m.text for m in history if m.role == "user") else None
-        return CHECK if self.aids.check and step.failed else None
+        return None
 
     def _gated(self, history: Sequence[Message], tools: Sequence[Tool], step: Step) -> bool:
         """Whether the model is first asked without its tools: none of them shares a word with what the user wants."""
@@ -233,22 +225,6 @@ class React:
         return Message("tool", (*results, *((Text(note),) if note else ())))
 
 
-def _not_looked_at(history: Sequence[Message]) -> str:
-    """The first file or address of the user's last request that no call so far has in its arguments."""
-    request = _request(history)
-    for found in _NAMED.finditer(request):
-        there = found[0].rstrip(".,;:!?)")
-        # of a file its name is enough, wherever it is; of an address all but how it begins
-        short = there.partition("://")[2].rstrip("/") or there.rpartition("/")[2]
-        if not any(short in _arguments(call) for m in history for call in m.calls):
-            return there
-    return ""
-
-
-def _arguments(call: ToolCall | BadCall) -> str:
-    return str(call.arguments) if isinstance(call, ToolCall) else call.raw
-
-
 def _request(history: Sequence[Message]) -> str:
     return next((m.text for m in reversed(history) if m.role == "user"), "")
 
@@ -262,10 +238,6 @@ _CANNOT = re.compile(  # what a model says that lacks a tool or a fact
     r"\b(can ?not|can['’]t|could(n['’]t| not)|unable|not able|(do not|don['’]t) have|no access|provide|sorry|as an ai)\b",
     re.IGNORECASE,
 )
-_NAMED = re.compile(
-    r"https?://[^\s<>\"']+|(?<![@\w.-])[\w-]+(?:[/-][\w-]+)*[\w-]\.[A-Za-z]\w{0,4}\b"
-)  # an address, a file
-
 # What the model is told about its own mistakes; a 4B model needs the right form in front of it, not an error code.
 
 
@@ -335,19 +307,6 @@ FAILED = (
     "Do not make the same call again: correct it, use another tool, or answer the user as well as you can."
 )
 
-
-def look(name: str) -> str:
-    """To an answer about what has not been looked at."""
-    return (
-        f"That was a guess, as you have not looked at {name} yet. Write the call that does. "
-        "Only if no tool can do that, give me your answer again."
-    )
-
-
-CHECK = (
-    "A tool failed just before this answer. Hold the answer against what the tools have returned: it must claim nothing that "
-    "they did not. If a tool can still help, call it; else give me the whole answer again, corrected where it has to be."
-)
 
 OFFERED = "You have tools for this now. If one of them can do it, call it; else give me your answer."
 

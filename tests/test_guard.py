@@ -45,21 +45,6 @@ async def test_a_model_that_goes_round_in_circles_is_held_to_what_it_can_still_d
     assert engine.requests[2].tools == engine.requests[0].tools  # so the prompt begins as before
 
 
-async def test_an_answer_right_after_a_failed_tool_is_put_back_to_be_checked() -> None:
-    @tool
-    def save(path: str) -> str:
-        """Save a file."""
-        raise OSError("the disk is full")
-
-    saves, sure = call("save", path="a"), "It is saved."
-    engine = ScriptedEngine([saves, sure, "It could not be saved."])
-    result = await Agent(engine, tools=[save], planner=React(aids=Aids(check=True))).run("Save it.")
-    assert (result.output, result.turns) == ("It could not be saved.", 3)
-    assert "claim nothing" in engine.requests[2].messages[-1].text
-    engine = ScriptedEngine([saves, sure])
-    assert (await Agent(engine, tools=[save]).run("Save it.")).output == sure
-
-
 def offered(engine: ScriptedEngine) -> list[set[str]]:
     """What can be called, turn by turn; a guided turn names tools that it rules out, so that its prompt begins as before."""
     named = [{t["function"]["name"] for t in request.tools} for request in engine.requests]

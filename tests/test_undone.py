@@ -1,4 +1,4 @@
-"""What the model is told of calls that failed, once it knows more; and of an answer about what it has not looked at."""
+"""What the model is told of calls that failed, once it knows more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from agentkit import Agent, React, ToolError, tool
 from agentkit.messages import ToolCall, ToolResult
-from agentkit.planner import Aids, look
+from agentkit.planner import Aids
 from agentkit.testing import ScriptedEngine
 from agentkit.undone import Undone
 
@@ -40,11 +40,11 @@ def called(name: str, **arguments: Any) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-async def told(turns: list[str], task: str = "How many purchases?", **aids: Any) -> list[str]:
+async def told(turns: list[str], **aids: Any) -> list[str]:
     """What the last message of each request was."""
     engine = ScriptedEngine(turns)
     tools = [table_names, count, read_folder]
-    await Agent(engine, tools=tools, planner=React(aids=Aids(**aids))).run(task)
+    await Agent(engine, tools=tools, planner=React(aids=Aids(**aids))).run("How many purchases?")
     return [
         request.messages[-1].text
         + "".join(p.content for p in request.messages[-1].parts if isinstance(p, ToolResult))
@@ -104,32 +104,3 @@ def test_a_call_that_was_denied_is_not_undone() -> None:
     undone = Undone()
     undone.turn([ToolCall("1", "a", {})], [ToolResult("1", "denied", is_error=True, name="a")], {"1"})
     assert not undone.tools
-
-
-@pytest.mark.parametrize(
-    ("task", "name"),
-    [
-        ("How many lines has logs/app.log?", "logs/app.log"),
-        ("What is on https://a.example/b?", "https://a.example/b"),
-        ("The times are in trip.txt. When is that here?", "trip.txt"),
-    ],
-)
-async def test_an_answer_about_a_file_or_a_page_that_no_call_names_is_put_back_once(
-    task: str, name: str
-) -> None:
-    assert (await told(["12.", "12."], task))[1:] == [look(name)]
-    assert (await told([called("count", table="purchase"), "12.", "12."], task))[2:] == [look(name)]
-
-
-@pytest.mark.parametrize(
-    ("task", "turns", "aids"),
-    [
-        ("Who wrote Hamlet, e.g. in 1600?", ["Shakespeare."], {}),
-        ("Write to ada@lindgren.example: all is well.", ["I cannot."], {}),
-        ("Is 3.14 pi?", ["Nearly."], {}),
-        ("How many lines has app.log?", ["12."], {"look": False}),
-        ("How many lines has app.log?", [called("read_folder", path="./app.log"), "12."], {}),
-    ],
-)
-async def test_any_other_answer_stands(task: str, turns: list[str], aids: dict[str, Any]) -> None:
-    assert not any("guess" in text for text in await told(turns, task, **aids))
