@@ -34,8 +34,9 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
     "permissions": LOW | {"tools"},
     "sandbox": LOW | {"progress", "sharing"},
     "adopt": LOW | {"schema", "tools"},
-    "planner": LOW | {"parsing", "runtime", "toolbox", "tools"},
+    "planner": LOW | {"parsing", "runtime", "toolbox", "tools", "undone"},
     "guard": LOW,
+    "undone": LOW | {"spelling"},
     "voting": LOW | {"parsing", "repair", "runtime"},
     "calling": LOW | {"faults", "permissions", "planner", "repair", "spelling", "tools"},
     "context": LOW | {"runtime"},
@@ -56,7 +57,7 @@ BELOW: dict[str, set[str]] = {  # each room may import only from these (and from
         "result",
         "runtime",
     }
-    | {"toolbox", "tools"},
+    | {"toolbox", "tools", "undone"},
     "agent": LOW
     | {"adopt", "calling", "context", "feed", "loop", "mcp", "permissions", "planner", "result", "runtime"}
     | {"schema", "sharing", "subagents", "toolbox", "tools", "voting"},

@@ -36,8 +36,7 @@ def test_the_readme_says_nothing_else() -> None:
     assert figures and all(figure in DOCS for figure in figures)
     for system, beside in (
         ("agentkit", "agentkit"),
-        ("agentkit native", 'agentkit, `protocol="native"`'),
-        ("openai", "the bare `openai` loop, openai-agents, langgraph, strands, qwen-agent"),
+        ("openai", "the bare `openai` loop, openai-agents, langgraph, strands"),
     ):
         rows = [row for row in Ledger(BFCL / "rows.jsonl").rows if row["system"] == system]
         none = [row["passed"] for row in rows if "irrelevance" in row["category"]]
