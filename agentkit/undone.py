@@ -14,6 +14,7 @@ __all__ = ["Undone"]
 
 _WORD = re.compile(r"[^\W\d]\w{3,}")
 _READ = 20_000  # characters of a result
+_RESULTS = 50  # the last ones
 _SEEN = 5_000  # words of all results
 _FAULTY = 8  # words of a call
 
@@ -39,6 +40,7 @@ class Undone:
         """A turn is over; *results* are those that the model is told of. That a call was *denied*, by its id, is final."""
         made = {call.id: call for call in calls}
         self._unread += [result.content for result in results if not result.is_error]
+        del self._unread[:-_RESULTS]
         for result in results:
             call = made.get(result.call_id)
             if isinstance(call, ToolCall) and result.is_error and result.call_id not in denied:
@@ -56,7 +58,7 @@ class Undone:
             # a word of what others wrote, but only one that is nearly the model's own
             hints = {w: m for w in faulty if w not in self._seen and (m := meant(w, self._like(w)))}
             # an error may name the tool to be called instead of its own
-            if tool in worked or (not hints and any(name in self._errors[tool] for name in worked)):
+            if tool in worked or (not hints and any(_names(self._errors[tool], name) for name in worked)):
                 del self._faulty[tool]
             else:
                 self.instead |= hints
@@ -65,6 +67,10 @@ class Undone:
     def _like(self, word: str) -> list[str]:
         """What of all that it is worth to compare it with."""
         return [w for w in self._seen if w[0].lower() == word[0].lower() and abs(len(w) - len(word)) <= 2]
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", text) is not None
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -15,7 +15,6 @@ __all__ = ["broken_call", "parameter_order", "program_call", "python_calls"]
 _BLOCK = re.compile(r"```(?:python|py|tool_code|tool_call)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _LONGEST = 20_000  # characters of a block; a longer one is a program
 _DEEPEST = 50  # brackets within brackets
-_PROGRAM = re.compile(r"\s*```(?:python|py)[ \t]*\n(.*?)\n?[ \t]*(?:```)?\s*", re.DOTALL)
 _RUNS_PYTHON = re.compile(r"python|interpreter", re.IGNORECASE)
 
 
@@ -42,27 +41,26 @@ def program_call(text: str, tools: Schemas) -> list[Wanted]:
         (n for n, schema in tools.items() if schema.get("required") == ["code"] and _RUNS_PYTHON.search(n)),
         None,
     )
-    block = _PROGRAM.fullmatch(text) if runs else None
-    if (
-        runs is None
-        or block is None
-        or "```" in block[1]
-        or not _shows(block[1])
-        or _only_calls(block[1], tools)
-    ):
+    code = _only_block(text) if runs else ""
+    if runs is None or not _shows(code) or _only_calls(code, tools):
         return []
-    return [Wanted(runs, {"code": block[1]})]
+    return [Wanted(runs, {"code": code})]
 
 
 def broken_call(text: str, tools: Schemas) -> list[Unreadable]:
     """*text* where it is nothing but a block of code that begins with a tool's name and is no Python: a call gone wrong."""
-    block = _PROGRAM.fullmatch(text)
-    if block is None or len(block[1]) > _LONGEST or _parsed(block[1]):
-        return []
-    began = re.match(r"\s*(?:print\()?([\w.]+)(?=[ \t(])", block[1])
-    if began is None or began[1] not in tools:
+    code = _only_block(text)
+    began = re.match(r"\s*(?:print\()?([\w.]+)(?=[ \t(])", code)
+    if began is None or began[1] not in tools or len(code) > _LONGEST or _parsed(code):
         return []
     return [Unreadable(text.strip(), "it is not a Python call")]
+
+
+def _only_block(text: str) -> str:
+    """The code of a text that is one block of Python and nothing else, or ""."""
+    head, _, rest = text.strip().partition("\n")
+    code = rest.removesuffix("```").rstrip()
+    return code if head.rstrip() in ("```python", "```py") and "```" not in code else ""
 
 
 def _only_calls(code: str, tools: Schemas) -> bool:

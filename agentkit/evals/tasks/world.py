@@ -45,9 +45,8 @@ class TaskWorld:
         if not fault and self.task.answer is not None:
             fault = self.task.answer.fault(outcome.answers[-1])
             if not fault and isinstance(self.task.answer, NotFound):
-                fault = (
-                    "" if outcome.calls else "did not look"
-                )  # that there is no such file comes as an error
+                # that there is no such file comes as an error, which is a look as well
+                fault = "" if outcome.calls else "did not look"
         return Verdict(not fault, fault)
 
     def _changed(self) -> str:

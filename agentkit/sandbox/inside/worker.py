@@ -236,10 +236,6 @@ class Cells:
             step = step.tb_next
         if line is not None:
             self.send(b"L", str(line))
-        if line is not None and frame is not None and isinstance(error, _OF_A_VALUE):
-            lines = self.sources.get(name, "").splitlines()[line - 1 : line]
-            if held := _held(lines[0] if lines else "", {**frame.f_globals, **frame.f_locals}):
-                self.send(b"S", held)
         if _needs_network(error):
             self.send(b"H", "the network is not available here")
         import traceback
@@ -249,6 +245,14 @@ class Cells:
         text = "".join(told.format())
         self.send(b"T", text if len(text) <= _MAX_VALUE else "…" + text[-_MAX_VALUE:])
         self.send(b"M", self.shorten(str(error)))
+        if line is not None and frame is not None and isinstance(error, _OF_A_VALUE):
+            lines = self.sources.get(name, "").splitlines()[line - 1 : line]
+            try:
+                held = _held("".join(lines), {**frame.f_globals, **frame.f_locals})
+            except Exception:  # of its __repr__
+                held = ""
+            if held:
+                self.send(b"S", held)
 
     def open_streams(self) -> None:
         """Make fd 1 and 2, and the streams on them, what they were before the cell."""
