@@ -184,6 +184,10 @@ async def test_who_did_not_look_cannot_say_that_it_is_not_there() -> None:
         assert (await world.check(said("There is no phone number."))).why == "did not look"
         failed = Call("read_file", {"path": "contact.csv"}, 0, 1, "there is no such file", is_error=True)
         assert not (await world.check(said("There is no phone number.", calls=(failed,)))).passed
+        search = Call(
+            "read_file", {"path": "contacts.csv", "column": "phone"}, 0, 1, "no such column", is_error=True
+        )
+        assert (await world.check(said("There is no phone number.", calls=(search,)))).passed
 
 
 async def test_only_the_last_turns_answer_counts() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agentkit.errors import ConfigError
-from agentkit.evals.suite import Outcome, Verdict
+from agentkit.evals.suite import Call, Outcome, Verdict
 from agentkit.evals.tasks.answers import NotFound
 from agentkit.evals.tasks.git import git_tools
 from agentkit.evals.tasks.task import Group, Task
@@ -45,9 +45,12 @@ class TaskWorld:
         if not fault and self.task.answer is not None:
             fault = self.task.answer.fault(outcome.answers[-1])
             if not fault and isinstance(self.task.answer, NotFound):
-                # that there is no such file comes as an error, which is a look as well
-                fault = "" if outcome.calls else "did not look"
+                fault = "" if any(map(self._looked, outcome.calls)) else "did not look"
         return Verdict(not fault, fault)
+
+    def _looked(self, call: Call) -> bool:
+        """Whether it has seen something: an error has where it is about what is in a file, such as a column that is not."""
+        return not call.is_error or any(Path(path).name in str(call.arguments) for path in self.before)
 
     def _changed(self) -> str:
         """Which file is not as it should be, in a few words."""
