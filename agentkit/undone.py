@@ -24,12 +24,15 @@ class Undone:
     """`tools`: those whose last call failed. `instead`: words of these calls that their errors name, and the words of other
     results that they can only be misspellings of, or plurals: "no such table: orders", where a list has "order"."""
 
-    tools: tuple[str, ...] = ()
     instead: dict[str, str] = field(default_factory=dict)
-    _faulty: dict[str, tuple[str, ...]] = field(default_factory=dict)  # tool -> those words of its call
-    _errors: dict[str, str] = field(default_factory=dict)  # tool -> what its call came back with
+    # tool -> those words of its call, and what it came back with
+    _failed: dict[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)  # words of good results …
     _unread: list[str] = field(default_factory=list)  # … and those whose words nobody has asked for yet
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return tuple(self._failed)
 
     def turn(
         self,
@@ -45,24 +48,23 @@ class Undone:
             call = made.get(result.call_id)
             if isinstance(call, ToolCall) and result.is_error and result.call_id not in denied:
                 said = set(_WORD.findall(result.content[:_READ]))
-                self._faulty[call.name] = tuple(w for w in _words(call.arguments) if w in said)[:_FAULTY]
-                self._errors[call.name] = result.content
+                faulty = tuple(w for w in _words(call.arguments) if w in said)[:_FAULTY]
+                self._failed[call.name] = faulty, result.content
         self.instead = {}
-        if not self._faulty:
+        if not self._failed:
             return
         while self._unread:
             words = _WORD.findall(self._unread.pop()[:_READ])
             self._seen.update(words[: _SEEN - len(self._seen)])
         worked = {result.name for result in results if not result.is_error}
-        for tool, faulty in list(self._faulty.items()):
+        for tool, (faulty, error) in list(self._failed.items()):
             # a word of what others wrote, but only one that is nearly the model's own
             hints = {w: m for w in faulty if w not in self._seen and (m := meant(w, self._like(w)))}
             # an error may name the tool to be called instead of its own
-            if tool in worked or (not hints and any(_names(self._errors[tool], name) for name in worked)):
-                del self._faulty[tool]
+            if tool in worked or (not hints and any(_names(error, name) for name in worked)):
+                del self._failed[tool]
             else:
                 self.instead |= hints
-        self.tools = tuple(self._faulty)
 
     def _like(self, word: str) -> list[str]:
         """What of all that it is worth to compare it with."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentkit.parsing.calls import Schemas, Unreadable, Wanted
 
-__all__ = ["broken_call", "parameter_order", "program_call", "python_calls"]
+__all__ = ["code_calls", "parameter_order"]
 
 _BLOCK = re.compile(r"```(?:python|py|tool_code|tool_call)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _LONGEST = 20_000  # characters of a block; a longer one is a program
@@ -18,7 +18,25 @@ _DEEPEST = 50  # brackets within brackets
 _RUNS_PYTHON = re.compile(r"python|interpreter", re.IGNORECASE)
 
 
-def python_calls(text: str, tools: Schemas) -> list[Wanted]:
+def code_calls(text: str, tools: Schemas) -> list[Wanted | Unreadable]:
+    """What *text* asks for in Python: a program for the tool that runs them, calls, or a call gone wrong.
+
+    A program is a text that is one block of Python, does more than call tools, and shows something: a model that was trained on code
+    answers a question about data with the program that would tell. Gone wrong is a block that begins with a tool's name and
+    is no Python.
+    """
+    code = _only_block(text)
+    body = _parsed(code)
+    runs = _that_runs_python(tools) if body else None
+    if runs is not None and _shows(body) and not _only_calls(body, tools):
+        return [Wanted(runs, {"code": code})]
+    made: list[Wanted | Unreadable] = [*_made_calls(text, tools)]
+    if code and not (made or body) and _is_broken(code, tools):
+        made.append(Unreadable(text.strip(), "it is not a Python call"))
+    return made
+
+
+def _made_calls(text: str, tools: Schemas) -> list[Wanted]:
     """The calls of *tools* in the blocks of code of *text*, or in *text* where it is nothing else.
 
     They are the calls that a block begins with, beside prints and names given to values. What stands in a call has to be
@@ -32,38 +50,29 @@ def python_calls(text: str, tools: Schemas) -> list[Wanted]:
     return [call for block in blocks for call in _calls(block, tools)]
 
 
-def program_call(text: str, tools: Schemas) -> list[Wanted]:
-    """*text* as a call of the tool that runs Python, if there is one and *text* is nothing but a program that shows something.
-
-    A model that was trained on code answers a question about data with the program that would tell.
-    """
-    runs = next(
+def _that_runs_python(tools: Schemas) -> str | None:
+    return next(
         (n for n, schema in tools.items() if schema.get("required") == ["code"] and _RUNS_PYTHON.search(n)),
         None,
     )
-    code = _only_block(text) if runs else ""
-    if runs is None or not _shows(code) or _only_calls(code, tools):
-        return []
-    return [Wanted(runs, {"code": code})]
 
 
-def broken_call(text: str, tools: Schemas) -> list[Unreadable]:
-    """*text* where it is nothing but a block of code that begins with a tool's name and is no Python: a call gone wrong."""
-    code = _only_block(text)
+def _is_broken(code: str, tools: Schemas) -> bool:
     began = re.match(r"\s*(?:print\()?([\w.]+)(?=[ \t(])", code)
-    if began is None or began[1] not in tools or len(code) > _LONGEST or _parsed(code):
-        return []
-    return [Unreadable(text.strip(), "it is not a Python call")]
+    return began is not None and began[1] in tools and len(code) <= _LONGEST
 
 
 def _only_block(text: str) -> str:
     """The code of a text that is one block of Python and nothing else, or ""."""
-    head, _, rest = text.strip().partition("\n")
+    text = text.strip()
+    if not text.startswith("```py"):
+        return ""
+    head, _, rest = text.partition("\n")
     code = rest.removesuffix("```").rstrip()
     return code if head.rstrip() in ("```python", "```py") and "```" not in code else ""
 
 
-def _only_calls(code: str, tools: Schemas) -> bool:
+def _only_calls(body: list[ast.stmt], tools: Schemas) -> bool:
     return all(
         isinstance(s, ast.Import | ast.ImportFrom | ast.Pass)
         or (isinstance(s, ast.Expr) and _asks(s.value, tools))
@@ -72,20 +81,18 @@ def _only_calls(code: str, tools: Schemas) -> bool:
             and s.value is not None
             and (_asks(s.value, tools) or isinstance(s.value, ast.Constant))
         )
-        for s in _parsed(code)
+        for s in body
     )
 
 
-def _shows(code: str) -> bool:
-    """Whether it is Python, and prints or ends in a value."""
-    body = _parsed(code)
-    return bool(body) and (
-        (isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, ast.Constant))
-        or any(
-            isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
-            for statement in body
-            for n in ast.walk(statement)
-        )
+def _shows(body: list[ast.stmt]) -> bool:
+    """Whether it prints or ends in a value."""
+    if isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, ast.Constant):
+        return True
+    return any(
+        isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
+        for statement in body
+        for n in ast.walk(statement)
     )
 
 

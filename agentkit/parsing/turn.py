@@ -18,7 +18,7 @@ from agentkit.events import (
 from agentkit.messages import BadCall, Message, Text, ToolCall
 from agentkit.parsing.calls import Schemas, Unreadable, Wanted, only_text, read_arguments
 from agentkit.parsing.described import described_calls
-from agentkit.parsing.pythonic import broken_call, program_call, python_calls
+from agentkit.parsing.pythonic import code_calls
 from agentkit.parsing.scan import SLICE, Scanner, slices
 from agentkit.tools import Tool
 
@@ -120,12 +120,7 @@ class TurnParser:
             self._calls_in_thinking(cut)
         if self._schemas and self.spoke and not self.called and not cut and not self._within:
             said = "".join(part.text for part in self._turn.parts() if isinstance(part, Text))
-            self.calls(
-                described_calls(said, self._schemas)
-                or program_call(said, self._schemas)
-                or python_calls(said, self._schemas)
-                or broken_call(said, self._schemas)
-            )
+            self.calls(described_calls(said, self._schemas) or code_calls(said, self._schemas))
         if not self.called:
             rest = "".join(self._space)
             if rest and (self.spoke or not self._thoughts):
