@@ -59,9 +59,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
-    if name == "Permissions":  # few programs have any, and each module costs a start
-        from agentkit.permissions import Permissions
+if not TYPE_CHECKING:  # a type checker knows all names by now, and which ones there are not
 
-        return Permissions
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name == "Permissions":  # few programs have any, and each module costs a start
+            from agentkit.permissions import Permissions
+
+            return Permissions
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

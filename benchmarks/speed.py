@@ -7,7 +7,7 @@
 The model is overhead/stub.py, a server in a process of its own that answers at once; how each framework is driven says its
 module in overhead/adapters/, at its default settings. Systems take turns, round by round, so that all of them see the same
 machine; figures are medians, of processor time unless it says otherwise, and the ratios are what to look at. In each
-run the answer, the number of calls and of requests must be right; one that is not is listed, and not counted.
+run the answer, the number of calls and of requests must be right; one that is not, or that takes over 150 s, is listed, and not counted.
 
     start    a new process until the answer of a run with one tool call, and its memory then; `import` alone
     step     one step of a run of 20: answer read, tool called, next request sent; not streaming, and streaming
@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -65,7 +66,7 @@ IMPORTS = {
     "qwen_agent": "from qwen_agent.agents import Assistant",
 }
 QUIET = {"NO_PROXY": "*", "OTEL_SDK_DISABLED": "true", "LANGSMITH_TRACING": "false", "DO_NOT_TRACK": "1"}
-LONG = 400.0  # seconds that one run may take
+LONG = 150.0  # seconds; what takes longer is stopped, and listed
 
 
 def say(text: str) -> None:
@@ -124,6 +125,9 @@ class Worker:
 
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], LONG)[0]:
+            self.close()
+            return {"error": f"its process ended, stopped after {LONG:g} s"}
         line = self.process.stdout.readline()
         said: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         return said
@@ -302,7 +306,7 @@ class Bench:
                     counted = self.stub.stats(name)
                     if "error" in done or done["failed"] or counted["requests"] != 4 * runs:
                         self.wrong.append(f"{system}, {runs} runs: {done}, {counted}")
-                        continue
+                        break
                     self.right += 1
                     (memory if delay else walls)[system].append(done["kilobytes" if delay else "wall"])
                 self.close_one(system)

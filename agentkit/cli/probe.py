@@ -15,6 +15,7 @@ __all__ = ["show_report"]
 _MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "missing": "[red]✗[/]", "unknown": "[dim]–[/]"}
 _OFFERED = {
     "native": "native: the server's own tool calls",
+    "python": "python: functions described in the prompt, calls in code",
     "hermes": "hermes: tools described in the prompt, calls in <tool_call> tags",
     "react": "react: tools described in the prompt, Thought / Action / Observation text",
 }

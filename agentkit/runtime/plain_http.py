@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import httpx2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anyio.abc import SocketStream
 
 __all__ = ["PlainHTTP"]
@@ -21,9 +18,9 @@ __all__ = ["PlainHTTP"]
 _Place: TypeAlias = tuple[str, int]
 
 _IDLE = 4.5  # seconds; uvicorn, before vLLM and others, closes a connection that was idle for 5
-_KEPT = 100  # idle connections to a server
 _RECEIVED = 65_536  # bytes at once
 _HEAD = 1 << 18  # bytes that the head of an answer may have
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
 class PlainHTTP(httpx2.AsyncBaseTransport):
@@ -37,9 +34,7 @@ class PlainHTTP(httpx2.AsyncBaseTransport):
         self._idle: defaultdict[_Place, deque[tuple[float, SocketStream]]] = defaultdict(deque)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        assert isinstance(request.stream, httpx2.AsyncByteStream)
         timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
-        message = _head(request) + b"".join([part async for part in request.stream])
         place = (request.url.host, request.url.port or 80)
         while True:
             socket = await self._kept(place)
@@ -48,8 +43,7 @@ class PlainHTTP(httpx2.AsyncBaseTransport):
                 socket = await _connected(place, timeouts.get("connect"))
             answer = _Answer(self, place, socket, timeouts.get("read"))
             try:
-                with _limit(timeouts.get("write"), httpx2.WriteTimeout), _errors(httpx2.WriteError):
-                    await socket.send(message)
+                await _send(socket, await _message(request), timeouts.get("write"))
                 status, headers = await answer.begin(request.method)
             except (httpx2.WriteError, httpx2.ReadError, httpx2.RemoteProtocolError):
                 await _close(socket)
@@ -72,9 +66,11 @@ class PlainHTTP(httpx2.AsyncBaseTransport):
 
     async def keep(self, place: _Place, socket: SocketStream) -> None:
         """The connection may be used again."""
-        idle = self._idle[place]
-        idle.append((time.monotonic(), socket))
-        while len(idle) > _KEPT or time.monotonic() - idle[0][0] > _IDLE:
+        idle, now = self._idle[place], time.monotonic()
+        idle.append((now, socket))
+        while (
+            idle and now - idle[0][0] > _IDLE
+        ):  # other runs take some, and put some back, while one is closed
             await _close(idle.popleft()[1])
 
     async def aclose(self) -> None:
@@ -197,10 +193,14 @@ class _Answer(httpx2.AsyncByteStream):
         """Wait for more; False at the connection's end."""
         assert self._socket is not None
         try:
-            with _limit(self._timeout, httpx2.ReadTimeout), _errors(httpx2.ReadError):
+            with anyio.move_on_after(self._timeout) as scope:
                 self._pending += await self._socket.receive(_RECEIVED)
         except anyio.EndOfStream:
             return False
+        except _BROKEN as exc:
+            raise httpx2.ReadError(_why(exc)) from exc
+        if scope.cancelled_caught:
+            raise httpx2.ReadTimeout(_late(self._timeout))
         self.begun = True
         return True
 
@@ -217,36 +217,41 @@ class _Answer(httpx2.AsyncByteStream):
             await _close(socket)
 
 
-def _head(request: httpx2.Request) -> bytes:
+async def _message(request: httpx2.Request) -> bytes:
+    assert isinstance(request.stream, httpx2.AsyncByteStream)
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%s: %s" % (name, value) for name, value in request.headers.raw]
-    return b"\r\n".join([*lines, b"", b""])
+    return b"\r\n".join([*lines, b"", b"".join([part async for part in request.stream])])
 
 
 async def _connected(place: _Place, timeout: float | None) -> SocketStream:
-    with _limit(timeout, httpx2.ConnectTimeout), _errors(httpx2.ConnectError):
-        return await anyio.connect_tcp(*place)
+    try:
+        with anyio.move_on_after(timeout) as scope:
+            return await anyio.connect_tcp(*place)
+    except OSError as exc:
+        raise httpx2.ConnectError(_why(exc)) from exc
+    assert scope.cancelled_caught
+    raise httpx2.ConnectTimeout(_late(timeout))
+
+
+async def _send(socket: SocketStream, message: bytes, timeout: float | None) -> None:
+    try:
+        with anyio.move_on_after(timeout) as scope:
+            await socket.send(message)
+    except _BROKEN as exc:
+        raise httpx2.WriteError(_why(exc)) from exc
+    if scope.cancelled_caught:
+        raise httpx2.WriteTimeout(_late(timeout))
 
 
 async def _close(socket: SocketStream) -> None:
     await anyio.aclose_forcefully(socket)
 
 
-@contextmanager
-def _limit(seconds: float | None, error: type[httpx2.TimeoutException]) -> Iterator[None]:
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError:
-        raise error(f"{seconds:g} s were not enough" if seconds else "it took too long") from None
+def _why(exc: Exception) -> str:
+    cause = exc.__cause__ or exc
+    return str(cause) or type(cause).__name__
 
 
-@contextmanager
-def _errors(error: type[httpx2.NetworkError]) -> Iterator[None]:
-    try:
-        yield
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:
-        if isinstance(exc, TimeoutError):
-            raise
-        cause: Any = exc.__cause__ or exc
-        raise error(str(cause) or type(cause).__name__) from exc
+def _late(timeout: float | None) -> str:
+    return f"{timeout:g} s were not enough"

@@ -18,6 +18,7 @@ from agentkit.messages import user
 from agentkit.runtime.answers import Answer, Finding, State, as_object, error_text, read_stream, read_whole
 from agentkit.runtime.engine import Request
 from agentkit.runtime.fixes import CHECKS, FIXES
+from agentkit.runtime.presets import writes_code
 from agentkit.runtime.protocols import Protocol, hermes
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Report:
 
     @property
     def protocol(self) -> Protocol:
-        return suggest_protocol(self.findings)
+        """How agentkit offers its tools to this model at this server."""
+        return "python" if writes_code(self.model or "") else suggest_protocol(self.findings)
 
     def __getitem__(self, check: str) -> Finding:
         return next(f for f in self.findings if f.id == check)

@@ -203,3 +203,19 @@ async def test_requests_at_once_have_a_connection_each_and_share_them_afterwards
                 for _ in range(10):
                     tasks.start_soon(asking.get, server.url)
         assert server.connections <= 10
+
+
+async def test_runs_that_end_together_may_put_away_the_same_old_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentkit.runtime.plain_http._IDLE", -1.0)  # all are too old as soon as they lie idle
+    async with serving(*[whole(b"hello")] * 100) as server, client() as http:
+
+        async def ask() -> None:
+            for _ in range(5):
+                assert (await http.get(server.url)).text == "hello"
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask)
+    assert server.connections == 100

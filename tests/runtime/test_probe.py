@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkit import ConfigError
+from agentkit.cli.probe import show_report
 from agentkit.messages import user
 from agentkit.runtime.answers import read_stream, read_whole
 from agentkit.runtime.engine import Request
@@ -181,6 +182,16 @@ async def test_a_model_that_must_be_made_to_call_still_shows_that_calls_are_pars
     report = await look("model never calls")
     assert "tool_choice=required" in report["tools.whole"].detail
     assert report["tools.streamed"].state == "ok" and report.protocol == "native"
+
+
+async def test_a_model_that_was_trained_on_code_is_said_to_get_its_tools_as_python(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = (Finding("tools.streamed", "ok", "parsed as tool_calls"),)
+    report = Report("http://127.0.0.1:1/v1", "llama.cpp", "qwen2.5-coder-1.5b-instruct", 1, found)
+    assert report.protocol == OpenAICompatible(report.url, report.model).protocol == "python"
+    assert show_report(report, as_json=False) == 0
+    assert "offer its tools as python" in capsys.readouterr().out
 
 
 async def test_token_counts_that_never_change_prove_nothing() -> None:
