@@ -44,11 +44,15 @@ class TurnStarted:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
+    """A piece of the text that the model writes, as it comes."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
+    """A piece of its reasoning, as it comes."""
+
     text: str
 
 
@@ -61,11 +65,15 @@ class TextWasThinking:
 
 @dataclass(frozen=True, slots=True)
 class CallReady:
+    """A call that the model has written to its end; a BadCall is one that cannot be read."""
+
     call: ToolCall | BadCall
 
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
+    """A call begins to be carried out."""
+
     call: ToolCall
 
 
@@ -81,6 +89,8 @@ class ToolProgress:
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished:
+    """A call is done, after so many seconds; `result` is what came of it, no longer than `Limits.result_chars`."""
+
     call: ToolCall | BadCall
     result: ToolResult
     seconds: float = 0.0

@@ -31,6 +31,8 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """What the user, the model or a tool says."""
+
     text: str
 
 

@@ -55,7 +55,7 @@ PEERS = {
 SYSTEMS = ("agentkit", *FLOORS, *PEERS)
 ASYNC = frozenset({"agentkit", *FLOORS, *PEERS} - {"smolagents", "qwen_agent"})
 IMPORTS = {
-    "agentkit": "import agentkit",
+    "agentkit": "from agentkit import Agent",
     "raw_httpx2": "import httpx2",
     "raw_openai": "from openai import AsyncOpenAI",
     "openai_agents": "from agents import Agent, Runner, OpenAIChatCompletionsModel",

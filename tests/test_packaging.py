@@ -104,13 +104,19 @@ def run(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout.strip()
 
 
-def test_importing_agentkit_pulls_in_nothing_heavy() -> None:
-    assert run(f"import sys, agentkit; print(sorted({HEAVY!r} & sys.modules.keys()))") == "[]"
+def test_importing_the_agent_pulls_in_nothing_heavy() -> None:
+    code = "import sys; from agentkit import *"
+    assert run(f"{code}; print(sorted({HEAVY!r} & sys.modules.keys()))") == "[]"
+
+
+def test_importing_agentkit_imports_none_of_its_modules() -> None:
+    assert run("import sys, agentkit; print([m for m in sys.modules if m.startswith('agentkit.')])") == "[]"
 
 
 def test_the_commands_help_pulls_in_nothing_heavy() -> None:
     code = "import sys; from agentkit.cli import main; main(['--help'], standalone_mode=False)"
-    assert run(f"{code}; print(sorted({HEAVY!r} & sys.modules.keys()))").splitlines()[-1] == "[]"
+    heavy = HEAVY | {"agentkit.agent", "asyncio"}
+    assert run(f"{code}; print(sorted({heavy!r} & sys.modules.keys()))").splitlines()[-1] == "[]"
 
 
 def test_listing_the_tools_imports_none_of_them() -> None:
@@ -120,6 +126,9 @@ def test_listing_the_tools_imports_none_of_them() -> None:
 
 def test_every_name_agentkit_promises_is_there() -> None:
     assert [name for name in agentkit.__all__ if not hasattr(agentkit, name)] == []
+    assert set(agentkit.__all__) <= set(dir(agentkit))
+    with pytest.raises(AttributeError, match="'agentkit' has no attribute 'Agnet'"):
+        _ = agentkit.Agnet  # type: ignore[attr-defined]
 
 
 def test_the_built_in_tools_are_a_pack_like_any_other() -> None:

@@ -35,6 +35,8 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """What a model is asked: the conversation, the tools that it may call, how it is sampled."""
+
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] = ()  # OpenAI form: {"type": "function", "function": {…}}
     settings: ModelSettings = ModelSettings()
