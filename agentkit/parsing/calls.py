@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["CUT_OFF", "Schemas", "Unreadable", "Wanted", "only_text", "read_arguments", "read_calls"]
+__all__ = [
+    "CUT_OFF",
+    "Schemas",
+    "Unreadable",
+    "Wanted",
+    "asked_call",
+    "only_text",
+    "read_arguments",
+    "read_calls",
+]
 
 # tool name -> JSON schema of its arguments
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -55,7 +64,7 @@ def read_calls(
     Strict JSON is read first, then what models commonly write instead. `repair` allows guesses as well: it is for
     text whose end is known. `cut` says that the token limit ended the text, so nothing may be added to its arguments.
     """
-    if (call := _as_asked(text)) is not None:
+    if (call := asked_call(text)) is not None:
         return [call]
     strict = True
     try:
@@ -85,7 +94,7 @@ _HEAD = re.compile(
 _TAIL = re.compile(r"[ \t\r\n]*\}[ \t\r\n]*")
 
 
-def _as_asked(text: str) -> Wanted | None:
+def asked_call(text: str) -> Wanted | None:
     """The call in *text* if it is what models are told to write, and nearly always do: then its JSON is read only once."""
     head = _HEAD.match(text)
     if head is None or not head[1].strip():

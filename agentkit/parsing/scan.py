@@ -9,10 +9,10 @@ ran past its end.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, only_text, read_calls
+from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, asked_call, only_text, read_calls
 from agentkit.parsing.coder_xml import read_function
 from agentkit.parsing.react import read_step
 
@@ -153,6 +153,7 @@ class Scanner:
         while True:
             if self._held is not None:
                 end = self._held.scan(text, final=final)
+                self._make_first(self._held)
                 if end is None:
                     return ""
                 text, stop = self._ended(*end)
@@ -422,9 +423,37 @@ class Scanner:
         self._settle(held, text, "", cut=cut)
         return ""
 
+    def _make_first(self, held: _Held) -> None:
+        """Calls that a list or a fence begins with, written as they are asked for, are calls whatever comes after them: they need
+        not wait for the others."""
+        for source in held.complete():
+            call = asked_call(source)
+            if call is None or call.name not in self._tools or self._lacks_text(call):
+                held.first = False
+                return
+            self._sink.calls([call])
+            held.made = held.read
+
+    def _after_first(self, held: _Held, text: str, closed: str, cut: bool) -> None:
+        """What stands behind the calls that are made: more calls, and text."""
+        text = text[held.made :].lstrip(" \t\r\n,")
+        if held.listed:
+            text = text[1:] if text.startswith("]") else f"[{text}"
+        found, rest = self._read(text, cut) if text.strip()[:1] in ("{", "[") else ([], text)
+        found = [f for f in found if isinstance(f, Wanted) or not f.empty]
+        if all(self._likely(c, text) for c in found if isinstance(c, Wanted)):
+            self._sink.calls(found)
+        else:
+            rest = text
+        if rest.strip(" \t\r\n,;]}") and not (held.kind == "tag" and closed):
+            self._sink.text(rest)
+
     def _settle(self, held: _Held, text: str, closed: str, *, cut: bool) -> None:
         """Decide whether what was held is a call, and say what it is."""
         sink, source = self._sink, held.lead + text + closed
+        if held.made:
+            self._after_first(held, text, closed, cut)
+            return
         if held.kind == "react":
             step = read_step(text, self._tools, cut=cut)
             if step is None:
@@ -518,9 +547,14 @@ class Scanner:
         if isinstance(read, Unreadable) or len(read) != 1:
             return None
         only = only_text(self._tools.get(read[0].name, {}))
-        if only is None or read[0].arguments.get(only):
+        if only is None or not self._lacks_text(read[0]):
             return None
         return Wanted(read[0].name, {only: match["tagged"] or match["fenced"] or ""})
+
+    def _lacks_text(self, call: Wanted) -> bool:
+        """Whether the only argument of a tool, a text, is not in the call: it may stand after it."""
+        only = only_text(self._tools.get(call.name, {}))
+        return only is not None and not call.arguments.get(only)
 
     def _likely(self, call: Wanted, text: str) -> bool:
         """Whether an object that names a tool is meant as a call of it: nothing in it that a call does not have."""
@@ -554,6 +588,13 @@ class _Held:
         self.maybe_end: tuple[int, str] | None = (
             None  # an end inside a string, which counts if no other comes
         )
+        self.first = kind in ("tag", "fence", "bare")  # all objects so far are calls that have been made
+        self.made = 0  # up to where they go
+        self.read = 0  # up to where objects were handed out
+        self.listed = False  # it is a list of objects
+        self._objects: list[tuple[int, int]] = []  # that are complete, and not handed out
+        self._opened = 0  # where the one begins that is being read
+        self._unread: list[str] = []  # the pieces from `read` on
         self._pieces: list[str] = []
         self._length = 0
         self._before = ""  # the character before the carry
@@ -566,9 +607,23 @@ class _Held:
     def take(self) -> str:
         return "".join(self._pieces)
 
+    def complete(self) -> Iterator[str]:
+        """The objects that have come to their end, while `first` is so."""
+        objects, self._objects = self._objects, []
+        for begin, end in objects:
+            if not self.first:
+                break
+            text, at = "".join(self._unread), self.read
+            self._unread, self.read = [text[end - at :]], end
+            yield text[begin - at : end - at]
+        if not self.first:
+            self._unread.clear()
+
     def scan(self, text: str, *, final: bool) -> tuple[int, str] | None:
         """Take in *text*; where and with which token what is held ends, if its end is there."""
         self._pieces.append(text)
+        if self.first:
+            self._unread.append(text)
         text = self._carry + text
         base, done = self._length, 0
         search = _ENDS[self.kind].search
@@ -611,6 +666,8 @@ class _Held:
             if self.kind == "react" and word.endswith("think>") and before in ('"', "'", "`"):
                 continue  # it is quoted
             if self._takes(word):
+                if self.first and word in "{[}" and not self._quote:
+                    self._note(word, base + token.start())
                 continue
             at = base + (token.end() if word in "}]" else token.start())
             word = "" if word in "}]" else word
@@ -623,6 +680,15 @@ class _Held:
         self._carry = text[done:]
         self._length += done
         return None
+
+    def _note(self, bracket: str, at: int) -> None:
+        """An object begins or ends: one at the top, or in the list that is there."""
+        if bracket == "[":
+            self.listed = self.listed or (self._depth == 1 and not self.read and not self._objects)
+        elif bracket == "{" and self._depth == 1 + self.listed:
+            self._opened = at
+        elif bracket == "}" and self._depth == 0 + self.listed:
+            self._objects.append((self._opened, at + 1))
 
     def _takes(self, token: str) -> bool:
         """Whether *token* is part of what is held, and not its end."""

@@ -269,6 +269,37 @@ def test_a_call_is_ready_at_its_closing_tag() -> None:
     assert isinstance(event, CallReady)
 
 
+def ready(parser: TurnParser, text: str) -> list[str]:
+    return [
+        e.call.name for e in parser.feed(text) if isinstance(e, CallReady) and isinstance(e.call, ToolCall)
+    ]
+
+
+@pytest.mark.parametrize(
+    "opens", ["```json\n[", "[", "<tool_call>\n[", "```\n", "Both at once:\n\n```json\n[\n  "]
+)
+def test_a_call_in_a_list_is_ready_before_the_next_one_is_written(opens: str) -> None:
+    parser = TurnParser(TOOLS)
+    first = '{"name": "search", "arguments": {"q": "{x}"}}'
+    second = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+    assert ready(parser, opens) == []
+    assert ready(parser, first[:-1]) == []
+    assert ready(parser, f"{first[-1]}, {second[:-1]}") == ["search"]
+    assert ready(parser, second[-1]) == ["add"]
+    assert parser.close() == []
+    assert parser.message().text == ("Both at once:" if opens[0] == "B" else "")
+
+
+def test_what_stands_behind_a_call_of_a_list_does_not_undo_it() -> None:
+    call = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+    cut = parse_turn(f'[{call}, {{"name": "search", "arg', tools=TOOLS, finish_reason="length")
+    assert [type(c) for c in cut.calls] == [ToolCall, BadCall]
+    data = parse_turn(f'```json\n[{call}, {{"price": 3}}]\n```', tools=TOOLS)
+    assert [c.name for c in data.calls if isinstance(c, ToolCall)] == ["add"] and data.text == ""
+    braces = parse_turn(f"```json\n{call}}}\n```", tools=TOOLS)
+    assert [c.name for c in braces.calls if isinstance(c, ToolCall)] == ["add"] and braces.text == ""
+
+
 SHARDS = st.sampled_from(
     [
         "<think>", "</think>", "<tool_call>", "</tool_call>", "<tools>", "</tools>", "<response>", "</response>", "```", "```json\n",
