@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 from agentkit.errors import EngineError
 from agentkit.runtime.families import YARN_CONTEXT, Family, yarn_factor
@@ -14,6 +16,8 @@ __all__ = ["Vllm", "vllm_command"]
 
 _READY_TIMEOUT = 1200.0  # seconds; 60 GB of weights from a slow disk, then compiling
 _OLDEST, _TODAY = (0, 8, 5), (0, 33)  # today's is what an installation that tells no version is taken for
+# GiB that vLLM takes on a CPU for what it has read; by itself nearly all of the memory, until the system kills it
+_CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _OTHER_NAMES = {"-tp": "--tensor-parallel-size", "-q": "--quantization"}
 _REFUSED = (
     "--host --port --api-key --uds --root-path --ssl-keyfile --ssl-certfile --model --served-model-name"
@@ -35,6 +39,8 @@ class Vllm(HostedWeights):
     of yours, vLLM sees its own, the hub's and the GPU's, but no keys or tokens (for a gated model name the token here:
     `env={"HF_TOKEN": …}`). vLLM's usage reports are off.
 
+    Without a GPU, vLLM's cache is 4 GiB, or what VLLM_CPU_KVCACHE_SPACE says.
+
     `keep_alive` is how many seconds the server stays warm for others after its last use; with 0 it is this engine's
     own. `notify` is told what it does while it loads.
     Raises `ConfigError` for options that cannot be, `EngineError` when the server cannot be started.
@@ -47,7 +53,10 @@ class Vllm(HostedWeights):
     )
 
     def build(self, found: Installation, gpus: int) -> ServerCommand:
-        return vllm_command(self.options, found, gpus)
+        command = vllm_command(self.options, found, gpus)
+        if gpus or _CPU_CACHE in os.environ:
+            return command
+        return replace(command, env={_CPU_CACHE: "4", **command.env})
 
 
 def vllm_command(options: ServerOptions, vllm: Installation, gpus: int) -> ServerCommand:

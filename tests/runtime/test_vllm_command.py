@@ -245,6 +245,15 @@ def test_a_vllm_is_run_as_its_installation_allows() -> None:
     )
 
 
+def test_without_a_gpu_vllm_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = "VLLM_CPU_KVCACHE_SPACE"
+    monkeypatch.delenv(cache, raising=False)
+    assert Vllm().build(vllm(), 0).env[cache] == "4" and cache not in Vllm().build(vllm(), 1).env
+    assert Vllm(env={cache: "9"}).build(vllm(), 0).env[cache] == "9"
+    monkeypatch.setenv(cache, "12")  # which vLLM sees
+    assert cache not in Vllm().build(vllm(), 0).env
+
+
 # families
 
 QWEN3 = Path(__file__).parents[1] / "e2e" / "qwen3_chat_template.jinja"
