@@ -113,7 +113,8 @@ class Scanner:
     """Feed it text and close it; the sink is told what it is."""
 
     def __init__(self, tools: Schemas, sink: Sink) -> None:
-        self._tools, self._sink = tools, sink
+        self._tools, self._told = tools, sink
+        self._decided: list[str] = []  # prose that the sink is told of before anything else
         self._buffer = ""  # prose that is not decided yet
         self._mode: Literal["start", "prose", "code", "inline", "held"] = "start"
         self._before = ""  # the last character of the prose that was decided
@@ -121,6 +122,18 @@ class Scanner:
         self._retries = _RETRIES
         self._open_fence = False  # a fence was dropped that held a tagged call; its end is dropped too
         self._held: _Held | None = None
+
+    @property
+    def _sink(self) -> Sink:
+        """The sink, which has been told of all that was decided before."""
+        self._tell()
+        return self._told
+
+    def _tell(self) -> None:
+        if self._decided:
+            said = "".join(self._decided)
+            self._decided.clear()
+            self._told.text(said)
 
     def feed(self, text: str) -> str:
         """Scan *text*; what comes after a think tag is returned, and not scanned."""
@@ -132,7 +145,9 @@ class Scanner:
             if plain == len(text):
                 return ""
             text = text[plain:]
-        return self._run(text, final=False)
+        rest = self._run(text, final=False)
+        self._tell()
+        return rest
 
     def close(self, *, cut: bool = False) -> str:
         """The text is over; `cut` says that the token limit ended it. What comes after a think tag is returned, as by
@@ -141,7 +156,9 @@ class Scanner:
         while True:
             pieces = [*slices(rest), ""]
             for i, piece in enumerate(pieces, 1):
-                if after := self._run(piece, final=i == len(pieces)):
+                after = self._run(piece, final=i == len(pieces))
+                self._tell()
+                if after:
                     return after + "".join(pieces[i:])
             if self._held is None:
                 return ""
@@ -175,7 +192,7 @@ class Scanner:
     def _say(self, length: int) -> None:
         """The first *length* characters of the buffer are prose."""
         if length:
-            self._sink.text(self._buffer[:length])
+            self._decided.append(self._buffer[:length])
             self._before = self._buffer[length - 1]
             self._buffer = self._buffer[length:]
 
