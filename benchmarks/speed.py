@@ -66,6 +66,8 @@ IMPORTS = {
     "qwen_agent": "from qwen_agent.agents import Assistant",
 }
 QUIET = {"NO_PROXY": "*", "OTEL_SDK_DISABLED": "true", "LANGSMITH_TRACING": "false", "DO_NOT_TRACK": "1"}
+# modules are found compiled after the first round, as pip leaves them
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | QUIET
 LONG = 150.0  # seconds; what takes longer is stopped, and listed
 
 
@@ -110,7 +112,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | QUIET,
+            env=ENVIRONMENT,
         )
         self.versions = self._line().get("versions")
         if self.versions is None:
@@ -220,7 +222,7 @@ class Bench:
                 [str(python), str(HERE / "worker.py"), system, url],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=os.environ | QUIET,
+                env=ENVIRONMENT,
             )
             wall = time.perf_counter() - began
             said = json.loads(done.stdout or b"{}")
@@ -229,7 +231,9 @@ class Bench:
                 continue
             self.right += 1
             code = f"import time; t = time.perf_counter(); {IMPORTS[system]}; print(time.perf_counter() - t)"
-            took = subprocess.run([str(python), "-c", code], stdout=subprocess.PIPE, check=True).stdout
+            took = subprocess.run(
+                [str(python), "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT, check=True
+            ).stdout
             if warm:
                 walls[system].append(wall * 1000)
                 memory[system].append(said["rss"])
