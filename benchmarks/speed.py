@@ -1,13 +1,14 @@
 """What agentkit itself costs beside a model, and other frameworks, and two loops written by hand: all in one run.
 
-    python benchmarks/speed.py                     all of it, about 40 minutes
+    python benchmarks/speed.py                     all of it, about an hour and a half; 20 minutes with --quick
     python benchmarks/speed.py step chunks         these measurements
     python benchmarks/speed.py --systems agentkit,raw_httpx2,raw_openai --quick
 
 The model is overhead/stub.py, a server in a process of its own that answers at once; how each framework is driven says its
 module in overhead/adapters/, at its default settings. Systems take turns, round by round, so that all of them see the same
-machine; figures are medians, of processor time unless it says otherwise, and the ratios are what to look at. In each
-run the answer, the number of calls and of requests must be right; one that is not, or that takes over 150 s, is listed, and not counted.
+machine; figures are medians, of processor time unless it says otherwise, and the ratios are what to look at. In each run
+the answer, the number of calls and of requests must be right; one that is not, or that takes over 150 s, is listed, and
+not counted.
 
     start    a new process until the answer of a run with one tool call, and its memory then; `import` alone
     step     one step of a run of 20: answer read, tool called, next request sent; not streaming, and streaming

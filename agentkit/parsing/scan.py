@@ -441,8 +441,8 @@ class Scanner:
         return ""
 
     def _make_first(self, held: _Held) -> None:
-        """Calls that a list or a fence begins with, written as they are asked for, are calls whatever comes after them: they need
-        not wait for the others."""
+        """Calls that a tag, a fence or a list begins with, written as models are told to, are calls whatever comes after them:
+        they need not wait for the others."""
         for source in held.complete():
             call = asked_call(source)
             if call is None or call.name not in self._tools or self._lacks_text(call):
@@ -607,7 +607,7 @@ class _Held:
         )
         self.first = kind in ("tag", "fence", "bare")  # all objects so far are calls that have been made
         self.made = 0  # up to where they go
-        self.read = 0  # up to where objects were handed out
+        self.read = 0  # up to where `complete` has handed out objects
         self.listed = False  # it is a list of objects
         self._objects: list[tuple[int, int]] = []  # that are complete, and not handed out
         self._opened = 0  # where the one begins that is being read
@@ -702,9 +702,9 @@ class _Held:
         """An object begins or ends: one at the top, or in the list that is there."""
         if bracket == "[":
             self.listed = self.listed or (self._depth == 1 and not self.read and not self._objects)
-        elif bracket == "{" and self._depth == 1 + self.listed:
+        elif bracket == "{" and self._depth == self.listed + 1:
             self._opened = at
-        elif bracket == "}" and self._depth == 0 + self.listed:
+        elif bracket == "}" and self._depth == self.listed:
             self._objects.append((self._opened, at + 1))
 
     def _takes(self, token: str) -> bool:

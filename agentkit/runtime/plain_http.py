@@ -68,9 +68,8 @@ class PlainHTTP(httpx2.AsyncBaseTransport):
         """The connection may be used again."""
         idle, now = self._idle[place], time.monotonic()
         idle.append((now, socket))
-        while (
-            idle and now - idle[0][0] > _IDLE
-        ):  # other runs take some, and put some back, while one is closed
+        # other runs take some, and put some back, while one is closed
+        while idle and now - idle[0][0] > _IDLE:
             await _close(idle.popleft()[1])
 
     async def aclose(self) -> None:
