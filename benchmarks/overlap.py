@@ -112,7 +112,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("server", help="its URL, and the name of its model before an @ where it has several")
-    parser.add_argument("--protocol", help="how tools are offered: native, hermes, react; as the model suits")
+    parser.add_argument(
+        "--protocol",
+        default="native",
+        choices=["native", "hermes", "python"],
+        help="how tools are offered; calls in a block of Python begin when it is over",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     anyio.run(partial(measure, given.server, given.protocol, given.rounds))
