@@ -9,16 +9,15 @@ ran past its end.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from agentkit.parsing.calls import CUT_OFF, Schemas, Unreadable, Wanted, asked_call, only_text, read_calls
 from agentkit.parsing.coder_xml import read_function
+from agentkit.parsing.held import Held, Kind, split_values
 from agentkit.parsing.react import read_step
 
 __all__ = ["SLICE", "Scanner", "Sink", "slices"]
-
-Kind: TypeAlias = Literal["tag", "wrap", "fence", "bare", "xml", "react"]
 
 
 class Sink(Protocol):
@@ -85,20 +84,6 @@ _NAMED = re.compile(
     r"""["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([^"'\n]{1,200})["']"""
 )
 _ARGUED = re.compile(r"""["'](?:arguments|parameters|args|input|tool_input|action_input)["']\s*:""")
-# What a held call goes on with, whatever comes after it: outside of its strings, when they are known to be in double quotes, and
-# within one. The tokens below are looked for after that.
-_OUTSIDE = re.compile(r"""(?:[^"\\{}\[\]<`]+|\\.|<(?=[^/t])|"(?!"")[^"\\<`]*+"(?!""|"?\Z))*""", re.DOTALL)
-_INSIDE = re.compile(r"""(?:[^"\\<`]+|\\.|<(?=[^/t]))*""", re.DOTALL)
-_UNFINISHED = re.compile(r"(?:<[^<>]{0,40}|`{1,2}|\\)\Z")  # may be the start of a token of a held call
-_TOKENS = r'\\.|"""|[{}\[\]"\']|</?think>|</?tool_call>'
-_ENDS: dict[Kind, re.Pattern[str]] = {
-    "tag": re.compile(_TOKENS, re.DOTALL),
-    "wrap": re.compile(_TOKENS + r"|</[A-Za-z_][\w-]{0,30}>", re.DOTALL),
-    "fence": re.compile(_TOKENS + "|```+", re.DOTALL),
-    "bare": re.compile(_TOKENS + "|```+", re.DOTALL),
-    "xml": re.compile(r"<parameter[=\s]|</parameter>|</?function[=\s>]|</?tool_call>|</?think>"),
-    "react": re.compile(r"</?tool_call>|<function=|</?think>"),
-}
 _LOOSE_END = re.compile(r"</?tool_call>|\n[ \t]*\n")
 _TEXT_BESIDE = re.compile(
     r"\s*(?P<call>\{[^\n]*\})\s*(?:<code>\n?(?P<tagged>.*?)\n?</code>|```\w*\n(?P<fenced>.*?)\n?```)\s*\Z",
@@ -121,7 +106,7 @@ class Scanner:
         self._ticks = 0  # of the inline code we are in
         self._retries = _RETRIES
         self._open_fence = False  # a fence was dropped that held a tagged call; its end is dropped too
-        self._held: _Held | None = None
+        self._held: Held | None = None
 
     @property
     def _sink(self) -> Sink:
@@ -140,7 +125,7 @@ class Scanner:
         if self._held is None and not self._buffer:  # for most of all text there is no more to do
             plain = self._plain(text)
             if plain:
-                self._sink.text(text[:plain])
+                self._told.text(text[:plain])
                 self._before = text[plain - 1]
             if plain == len(text):
                 return ""
@@ -387,7 +372,7 @@ class Scanner:
     def _hold(self, kind: Kind, lead: int) -> bool:
         """Hold text back from here on; the first *lead* characters opened the call."""
         name = self._buffer[1 : lead - 1].strip() if kind == "wrap" else ""
-        self._held = _Held(kind, self._buffer[:lead], name)
+        self._held = Held(kind, self._buffer[:lead], name)
         self._buffer = self._buffer[lead:]
         return False
 
@@ -440,18 +425,18 @@ class Scanner:
         self._settle(held, text, "", cut=cut)
         return ""
 
-    def _make_first(self, held: _Held) -> None:
+    def _make_first(self, held: Held) -> None:
         """Calls that a tag, a fence or a list begins with, written as models are told to, are calls whatever comes after them:
         they need not wait for the others."""
-        for source in held.complete():
-            call = asked_call(source)
-            if call is None or call.name not in self._tools or self._lacks_text(call):
-                held.first = False
-                return
+        for call in held.first_calls(self._asked):
             self._sink.calls([call])
-            held.made = held.read
 
-    def _after_first(self, held: _Held, text: str, closed: str, cut: bool) -> None:
+    def _asked(self, source: str) -> Wanted | None:
+        call = asked_call(source)
+        known = call is not None and call.name in self._tools and self._missing_text(call) is None
+        return call if known else None
+
+    def _after_first(self, held: Held, text: str, closed: str, cut: bool) -> None:
         """What stands behind the calls that are made: more calls, and text."""
         text = text[held.made :].lstrip(" \t\r\n,")
         if held.listed:
@@ -465,12 +450,12 @@ class Scanner:
         if rest.strip(" \t\r\n,;]}") and not (held.kind == "tag" and closed):
             self._sink.text(rest)
 
-    def _settle(self, held: _Held, text: str, closed: str, *, cut: bool) -> None:
+    def _settle(self, held: Held, text: str, closed: str, *, cut: bool) -> None:
         """Decide whether what was held is a call, and say what it is."""
-        sink, source = self._sink, held.lead + text + closed
         if held.made:
             self._after_first(held, text, closed, cut)
             return
+        sink, source = self._sink, held.lead + text + closed
         if held.kind == "react":
             step = read_step(text, self._tools, cut=cut)
             if step is None:
@@ -543,7 +528,7 @@ class Scanner:
         if not isinstance(whole, Unreadable):
             return list(whole), ""
         found: list[Wanted | Unreadable] = []
-        values, rest = _split(body)
+        values, rest = split_values(body)
         if len(values) == 1 and not rest.strip(" \t\r\n,;]}"):
             values, rest = [], body
         for value in values:
@@ -563,15 +548,15 @@ class Scanner:
         read = read_calls(match["call"], self._tools)
         if isinstance(read, Unreadable) or len(read) != 1:
             return None
-        only = only_text(self._tools.get(read[0].name, {}))
-        if only is None or not self._lacks_text(read[0]):
+        only = self._missing_text(read[0])
+        if only is None:
             return None
         return Wanted(read[0].name, {only: match["tagged"] or match["fenced"] or ""})
 
-    def _lacks_text(self, call: Wanted) -> bool:
-        """Whether the only argument of a tool, a text, is not in the call: it may stand after it."""
+    def _missing_text(self, call: Wanted) -> str | None:
+        """The only argument of a tool, a text, where it is not in the call: it may stand after it."""
         only = only_text(self._tools.get(call.name, {}))
-        return only is not None and not call.arguments.get(only)
+        return None if only is None or call.arguments.get(only) else only
 
     def _likely(self, call: Wanted, text: str) -> bool:
         """Whether an object that names a tool is meant as a call of it: nothing in it that a call does not have."""
@@ -595,159 +580,3 @@ _STEPS = {
 def slices(text: str) -> list[str]:
     """*text* in pieces: what is undecided is copied at each decision, so there should not be much of it."""
     return [text[i : i + SLICE] for i in range(0, len(text), SLICE)]
-
-
-class _Held:
-    """Text that may be a call, in the pieces it came in, and where in its JSON it has got to."""
-
-    def __init__(self, kind: Kind, lead: str, name: str) -> None:
-        self.kind, self.lead, self.name = kind, lead, name
-        self.maybe_end: tuple[int, str] | None = (
-            None  # an end inside a string, which counts if no other comes
-        )
-        self.first = kind in ("tag", "fence", "bare")  # all objects so far are calls that have been made
-        self.made = 0  # up to where they go
-        self.read = 0  # up to where `complete` has handed out objects
-        self.listed = False  # it is a list of objects
-        self._objects: list[tuple[int, int]] = []  # that are complete, and not handed out
-        self._opened = 0  # where the one begins that is being read
-        self._unread: list[str] = []  # the pieces from `read` on
-        self._pieces: list[str] = []
-        self._length = 0
-        self._before = ""  # the character before the carry
-        self._carry = ""  # the end of the last piece, which may be half of a token
-        self._depth = 0
-        self._quote = ""
-        self._quotes = ""  # the quote that the object is written with, once known
-        self._in_parameter = False
-
-    def take(self) -> str:
-        return "".join(self._pieces)
-
-    def complete(self) -> Iterator[str]:
-        """The objects that have come to their end, while `first` is so."""
-        objects, self._objects = self._objects, []
-        for begin, end in objects:
-            if not self.first:
-                break
-            text, at = "".join(self._unread), self.read
-            self._unread, self.read = [text[end - at :]], end
-            yield text[begin - at : end - at]
-        if not self.first:
-            self._unread.clear()
-
-    def scan(self, text: str, *, final: bool) -> tuple[int, str] | None:
-        """Take in *text*; where and with which token what is held ends, if its end is there."""
-        self._pieces.append(text)
-        if self.first:
-            self._unread.append(text)
-        text = self._carry + text
-        base, done = self._length, 0
-        search = _ENDS[self.kind].search
-        while True:
-            if self._quotes == '"' and self._quote in ("", '"'):
-                done = (_INSIDE if self._quote else _OUTSIDE).match(text, done).end()  # type: ignore[union-attr]
-                if done == len(text):
-                    break
-            token = search(text, done)
-            if token is None:
-                unfinished = None if final else _UNFINISHED.search(text, max(done, len(text) - 42))
-                done = unfinished.start() if unfinished else len(text)
-                break
-            word = token[0]
-            # a quote or a fence at the very end may go on in the next piece
-            if (
-                not final
-                and word[0] in '"`'
-                and len(text) - token.start() < 3 + len(word)
-                and not text[token.end() :].strip(word[0])
-            ):
-                done = token.start()
-                break
-            done = token.end()
-            if word[:9] == "<function":
-                if base + token.start() == 0:
-                    continue
-                if (
-                    self._in_parameter and self.maybe_end is not None
-                ):  # the end in the value was the call's after all
-                    return self.maybe_end
-            # in broken JSON a fence ends it only on a line of its own: in a line it may be the program's
-            if (
-                word[:3] == "```"
-                and self._depth > 0
-                and not (text[: token.start()] or self._before).endswith("\n")
-            ):
-                continue
-            before = text[max(0, token.start() - 1) : token.start()] or self._before
-            if self.kind == "react" and word.endswith("think>") and before in ('"', "'", "`"):
-                continue  # it is quoted
-            if self._takes(word):
-                if self.first and word in "{[}" and not self._quote:
-                    self._note(word, base + token.start())
-                continue
-            at = base + (token.end() if word in "}]" else token.start())
-            word = "" if word in "}]" else word
-            if self._quote or self._in_parameter:
-                if self.maybe_end is None:
-                    self.maybe_end = (at, word)
-                continue
-            return at, word
-        self._before = text[done - 1] if done else self._before
-        self._carry = text[done:]
-        self._length += done
-        return None
-
-    def _note(self, bracket: str, at: int) -> None:
-        """An object begins or ends: one at the top, or in the list that is there."""
-        if bracket == "[":
-            self.listed = self.listed or (self._depth == 1 and not self.read and not self._objects)
-        elif bracket == "{" and self._depth == self.listed + 1:
-            self._opened = at
-        elif bracket == "}" and self._depth == self.listed:
-            self._objects.append((self._opened, at + 1))
-
-    def _takes(self, token: str) -> bool:
-        """Whether *token* is part of what is held, and not its end."""
-        if self.kind == "xml":
-            if token.startswith("<parameter"):
-                self._in_parameter = True
-            elif token == "</parameter>":
-                self._in_parameter = False
-            else:
-                return False
-            return True
-        if token in ("{", "[", "}", "]"):
-            if not self._quote:
-                self._depth += 1 if token in "{[" else -1
-                return not (self.kind == "bare" and self._depth <= 0)
-            return True
-        if token[0] == "\\":
-            return True
-        if token in ('"""', '"', "'"):
-            if self._quote:
-                if token == self._quote:
-                    self._quote = ""
-            elif not (token == "'" and self._quotes == '"'):
-                self._quote = token
-                self._quotes = self._quotes or token[0]
-            return True
-        if self.kind == "wrap":
-            return token not in (f"</{self.name}>", "<tool_call>", "</tool_call>", "<think>", "</think>")
-        return False
-
-
-def _split(text: str) -> tuple[list[str], str]:
-    """JSON values that stand one after another, and the text after the last one that is complete."""
-    held, values, start = _Held("bare", "", ""), [], 0
-    for token in _ENDS["bare"].finditer(text):
-        if held._takes(token[0]) or token[0] not in ("}", "]"):
-            continue
-        begin = re.compile(r"[\s,;]*").match(text, start)
-        assert begin is not None
-        values.append(text[begin.end() : token.end()])
-        start, held = token.end(), _Held("bare", "", "")
-        following = re.compile(r"[\s,;]*").match(text, start)
-        if following is None or text[following.end() : following.end() + 1] not in ("{", "["):
-            break
-    return values, text[start:]
