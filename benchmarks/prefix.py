@@ -72,9 +72,7 @@ def answer(url: str, asked: dict[str, Any] | None = None) -> Any:
             return json.load(response)
     except urllib.error.HTTPError as exc:
         why = exc.read().decode(errors="replace")[:300]
-        raise SystemExit(
-            f"{url} answered {exc.code} ({why}); does it need a key, in AGENTKIT_API_KEY?"
-        ) from None
+        raise SystemExit(f"{url} answered {exc.code}: {why}") from None
     except OSError as exc:
         raise SystemExit(f"{url} does not answer ({exc}); is the server running?") from None
 

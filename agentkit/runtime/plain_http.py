@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 import httpx2
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PlainHTTP"]
 
 _Place: TypeAlias = tuple[str, int]
+_T = TypeVar("_T")
 
 _IDLE = 4.5  # seconds; uvicorn, before vLLM and others, closes a connection that was idle for 5
 _RECEIVED = 65_536  # bytes at once
@@ -40,10 +41,13 @@ class PlainHTTP(httpx2.AsyncBaseTransport):
             socket = await self._kept(place)
             used = socket is not None
             if socket is None:
-                socket = await _connected(place, timeouts.get("connect"))
+                new = anyio.connect_tcp(*place)
+                limit = timeouts.get("connect")
+                socket = await _in_time(new, limit, httpx2.ConnectError, httpx2.ConnectTimeout)
             answer = _Answer(self, place, socket, timeouts.get("read"))
             try:
-                await _send(socket, await _message(request), timeouts.get("write"))
+                sent = socket.send(await _message(request))
+                await _in_time(sent, timeouts.get("write"), httpx2.WriteError, httpx2.WriteTimeout)
                 status, headers = await answer.begin(request.method)
             except (httpx2.WriteError, httpx2.ReadError, httpx2.RemoteProtocolError):
                 await _close(socket)
@@ -191,15 +195,11 @@ class _Answer(httpx2.AsyncByteStream):
     async def _receive(self) -> bool:
         """Wait for more; False at the connection's end."""
         assert self._socket is not None
+        more = self._socket.receive(_RECEIVED)
         try:
-            with anyio.move_on_after(self._timeout) as scope:
-                self._pending += await self._socket.receive(_RECEIVED)
+            self._pending += await _in_time(more, self._timeout, httpx2.ReadError, httpx2.ReadTimeout)
         except anyio.EndOfStream:
             return False
-        except _BROKEN as exc:
-            raise httpx2.ReadError(_why(exc)) from exc
-        if scope.cancelled_caught:
-            raise httpx2.ReadTimeout(_late(self._timeout))
         self.begun = True
         return True
 
@@ -223,34 +223,20 @@ async def _message(request: httpx2.Request) -> bytes:
     return b"\r\n".join([*lines, b"", b"".join([part async for part in request.stream])])
 
 
-async def _connected(place: _Place, timeout: float | None) -> SocketStream:
+async def _in_time(
+    work: Awaitable[_T],
+    seconds: float | None,
+    failed: type[httpx2.NetworkError],
+    late: type[httpx2.TimeoutException],
+) -> _T:
     try:
-        with anyio.move_on_after(timeout) as scope:
-            return await anyio.connect_tcp(*place)
-    except OSError as exc:
-        raise httpx2.ConnectError(_why(exc)) from exc
-    assert scope.cancelled_caught
-    raise httpx2.ConnectTimeout(_late(timeout))
-
-
-async def _send(socket: SocketStream, message: bytes, timeout: float | None) -> None:
-    try:
-        with anyio.move_on_after(timeout) as scope:
-            await socket.send(message)
+        with anyio.move_on_after(seconds):
+            return await work
     except _BROKEN as exc:
-        raise httpx2.WriteError(_why(exc)) from exc
-    if scope.cancelled_caught:
-        raise httpx2.WriteTimeout(_late(timeout))
+        cause = exc.__cause__ or exc
+        raise failed(str(cause) or type(cause).__name__) from exc
+    raise late(f"{seconds:g} s were not enough")
 
 
 async def _close(socket: SocketStream) -> None:
     await anyio.aclose_forcefully(socket)
-
-
-def _why(exc: Exception) -> str:
-    cause = exc.__cause__ or exc
-    return str(cause) or type(cause).__name__
-
-
-def _late(timeout: float | None) -> str:
-    return f"{timeout:g} s were not enough"
